@@ -1,0 +1,14 @@
+// Package judge asks a model for its opinion of a completion. One code serves
+// the filter, the reward of RL and the grading of an evaluation; a role says
+// which.
+//
+// Words used here:
+//
+//   - Role: what the opinion is for. It picks the rubric, what the judge sees
+//     and how a vote's scores are folded. Only the filter sees the chain of
+//     thought.
+//   - Vote: one judge call's opinion.
+//   - Lost vote: a call whose reply could not be read, after one request to
+//     repair it, or that the provider refused.
+//   - Result: the votes on one completion; its score is their minimum.
+package judge

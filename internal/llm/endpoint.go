@@ -1,0 +1,169 @@
+package llm
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"precept/schemas"
+)
+
+// The values of Endpoint.JSONMode.
+const (
+	JSONSchema = "schema" // the endpoint takes response_format json_schema
+	JSONNone   = "none"   // it doesn't; the messages alone ask for JSON
+)
+
+const (
+	defaultTimeout     = 2 * time.Minute
+	defaultMaxInFlight = 8
+)
+
+// Endpoint describes one model behind an OpenAI-compatible API. In JSON and YAML
+// its names are in snake case, and its timeout is a string such as "90s".
+type Endpoint struct {
+	Name    string `json:"name"`
+	BaseURL string `json:"base_url"` // up to and without /chat/completions
+	Model   string `json:"model"`    // the name that the API knows it by
+
+	// Provider and Revision make the model's identity together with Model.
+	// Whoever changes what is served under the same name changes Revision.
+	Provider string `json:"provider,omitempty"`
+	Revision string `json:"revision,omitempty"`
+	// Weights is the digest of a model that Precept serves itself. It is the
+	// whole identity then.
+	Weights schemas.Digest `json:"weights,omitempty"`
+
+	// APIKeyEnv names the environment variable that holds the key. Empty for an
+	// endpoint without one.
+	APIKeyEnv string `json:"api_key_env,omitempty"`
+	// Simulated says that no language model answers.
+	Simulated bool `json:"simulated,omitempty"`
+
+	MaxInFlight int           `json:"max_in_flight,omitempty"` // defaults to 8
+	RPM         int           `json:"rpm,omitempty"`           // requests a minute; 0 is no limit
+	Timeout     time.Duration `json:"timeout,omitempty"`       // of one request; defaults to two minutes
+
+	// The prices are for a million tokens. CachedUSD defaults to InputUSD.
+	InputUSD  float64 `json:"input_usd,omitempty"`
+	CachedUSD float64 `json:"cached_usd,omitempty"`
+	OutputUSD float64 `json:"output_usd,omitempty"`
+
+	JSONMode string `json:"json_mode,omitempty"` // defaults to JSONSchema
+	// MaxTokensField defaults to max_tokens; some models want
+	// max_completion_tokens.
+	MaxTokensField string `json:"max_tokens_field,omitempty"`
+	// Extra holds fields to add to the body of every request. They replace
+	// Precept's own; null leaves a field out.
+	Extra map[string]any `json:"extra,omitempty"`
+}
+
+// Identity says which weights answer at e.
+func (e Endpoint) Identity() schemas.ModelIdentity {
+	if e.Weights != "" {
+		return schemas.ModelIdentity(e.Weights)
+	}
+	return schemas.ModelIdentity(fmt.Sprintf("%s/%s@%s", e.Provider, e.Model, e.Revision))
+}
+
+// reserved are the fields that Extra can't set: they are what the request is.
+var reserved = []string{"messages", "model", "n", "seed", "stream"}
+
+// Check reports the first field of e that can't be used.
+func (e Endpoint) Check() error {
+	fail := func(field, format string, args ...any) error {
+		return schemas.Errorf("check endpoint", e.Name, schemas.InvalidInput, "%s: %w", field, fmt.Errorf(format, args...))
+	}
+	if e.Name == "" {
+		return fail("name", "it is empty")
+	}
+	u, err := url.Parse(e.BaseURL)
+	switch {
+	case err != nil:
+		return fail("base_url", "it is not a URL")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return fail("base_url", `it must begin with http:// or https://, such as "http://127.0.0.1:8000/v1"`)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return fail("base_url", "it can hold neither user, query nor fragment; put the key into the variable that api_key_env names")
+	}
+	if e.Model == "" {
+		return fail("model", "it is empty")
+	}
+	if e.Weights == "" && (e.Provider == "" || e.Revision == "") {
+		return fail("provider, revision", "both are needed, since answers are kept under them")
+	}
+	if e.MaxInFlight < 0 {
+		return fail("max_in_flight", "%d is negative", e.MaxInFlight)
+	}
+	if e.RPM < 0 {
+		return fail("rpm", "%d is negative", e.RPM)
+	}
+	if e.Timeout < 0 {
+		return fail("timeout", "%s is negative", e.Timeout)
+	}
+	for _, p := range []struct {
+		field string
+		price float64
+	}{{"input_usd", e.InputUSD}, {"cached_usd", e.CachedUSD}, {"output_usd", e.OutputUSD}} {
+		if !(p.price >= 0) {
+			return fail(p.field, "%v is no price", p.price)
+		}
+	}
+	if !slices.Contains([]string{"", JSONSchema, JSONNone}, e.JSONMode) {
+		return fail("json_mode", "%q is neither %q nor %q", e.JSONMode, JSONSchema, JSONNone)
+	}
+	if !slices.Contains([]string{"", "max_tokens", "max_completion_tokens"}, e.MaxTokensField) {
+		return fail("max_tokens_field", "%q is neither max_tokens nor max_completion_tokens", e.MaxTokensField)
+	}
+	for _, field := range slices.Sorted(maps.Keys(e.Extra)) {
+		if slices.Contains(reserved, field) {
+			return fail("extra", "%q can't be set; %s are Precept's", field, strings.Join(reserved, ", "))
+		}
+	}
+	if _, err := json.Marshal(e.Extra); err != nil {
+		return fail("extra", "%w", err)
+	}
+	return nil
+}
+
+// wire is Endpoint in JSON: the outer Timeout hides the inner one.
+type wire struct {
+	*plain
+	Timeout string `json:"timeout,omitempty"`
+}
+
+type plain Endpoint
+
+// MarshalJSON writes the timeout as a string.
+func (e Endpoint) MarshalJSON() ([]byte, error) {
+	w := wire{plain: (*plain)(&e)}
+	if e.Timeout != 0 {
+		w.Timeout = e.Timeout.String()
+	}
+	return json.Marshal(w)
+}
+
+// UnmarshalJSON reads the timeout from a string and refuses unknown fields.
+func (e *Endpoint) UnmarshalJSON(raw []byte) error {
+	w := wire{plain: (*plain)(e)}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&w); err != nil {
+		return err
+	}
+	if w.Timeout == "" {
+		return nil
+	}
+	d, err := time.ParseDuration(w.Timeout)
+	if err != nil {
+		return errors.New(`timeout: ` + err.Error() + `; write it like "90s"`)
+	}
+	e.Timeout = d
+	return nil
+}

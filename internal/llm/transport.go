@@ -1,0 +1,65 @@
+package llm
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// maxReply bounds what is read of one reply.
+const maxReply = 16 << 20
+
+// exchange is one request and its reply, byte for byte. It travels to the
+// transport in the request's context, because go-openai's types can neither say
+// all that is sent (temperature 0, fields of other servers) nor keep all that
+// comes back (headers of an error, a field named reasoning).
+type exchange struct {
+	body []byte
+
+	status int // 0 until a whole reply was read
+	header http.Header
+	reply  []byte
+}
+
+type exchangeKey struct{}
+
+func (x *exchange) into(ctx context.Context) context.Context {
+	return context.WithValue(ctx, exchangeKey{}, x)
+}
+
+// transport sends an exchange's body in place of go-openai's, and keeps the
+// reply.
+type transport struct {
+	base http.RoundTripper
+}
+
+func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	x, ok := req.Context().Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return nil, fmt.Errorf("%s %s carries no exchange", req.Method, req.URL.Path)
+	}
+	if req.Body != nil {
+		req.Body.Close() // a RoundTripper closes the body it was given
+	}
+	out := req.Clone(req.Context())
+	out.Body = io.NopCloser(bytes.NewReader(x.body))
+	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body)), nil }
+	out.ContentLength = int64(len(x.body))
+	resp, err := t.base.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	if err != nil {
+		return nil, fmt.Errorf("read reply: %w", err)
+	}
+	if len(reply) > maxReply {
+		return nil, fmt.Errorf("the reply is larger than %d MiB", maxReply>>20)
+	}
+	x.status, x.header, x.reply = resp.StatusCode, resp.Header, reply
+	resp.Body = io.NopCloser(bytes.NewReader(reply))
+	return resp, nil
+}

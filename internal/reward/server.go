@@ -1,0 +1,176 @@
+package reward
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/json"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sourcegraph/conc/pool"
+
+	"precept/internal/judge"
+	"precept/internal/llm"
+	"precept/internal/policy"
+	"precept/schemas"
+)
+
+// TokenEnv is the environment variable in which a job finds its token.
+const TokenEnv = "PRECEPT_REWARD_TOKEN"
+
+// Options say how a server rewards.
+type Options struct {
+	Judge *judge.Judge
+	// Policy gives the category policy that the judge reads.
+	Policy func(schemas.Category) (policy.CategoryPolicy, error)
+	// InFlight bounds the judge calls at a time.
+	InFlight int
+	// Usage is told what calls took.
+	Usage func(schemas.Usage)
+}
+
+// Server rewards the completions of one job and remembers them as rollouts.
+type Server struct {
+	Options
+	listener net.Listener
+	http     http.Server
+	token    string
+	context  context.Context
+
+	mu       sync.Mutex
+	rollouts []schemas.Rollout
+}
+
+// Serve starts a server, which ends with Close.
+func Serve(ctx context.Context, o Options) (*Server, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, schemas.E("serve rewards", "", schemas.Unavailable, err)
+	}
+	s := &Server{Options: o, listener: listener, token: rand.Text(), context: ctx}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /reward", s.reward)
+	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go s.http.Serve(listener) // ends with Close
+	return s, nil
+}
+
+// URL is where rewards are asked for.
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/reward" }
+
+// Token is what the job must show.
+func (s *Server) Token() string { return s.token }
+
+// Close ends the server.
+func (s *Server) Close() error { return s.http.Close() }
+
+// Rollouts returns what was rewarded so far.
+func (s *Server) Rollouts() []schemas.Rollout {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]schemas.Rollout(nil), s.rollouts...)
+}
+
+// MarshalJSON writes the rollouts, for a checkpoint.
+func (s *Server) MarshalJSON() ([]byte, error) { return json.Marshal(s.Rollouts()) }
+
+// UnmarshalJSON brings back a checkpoint's rollouts in place of all others.
+func (s *Server) UnmarshalJSON(b []byte) error {
+	var rollouts []schemas.Rollout
+	if err := json.Unmarshal(b, &rollouts); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rollouts = rollouts
+	return nil
+}
+
+// request asks for the rewards of one step's completions.
+type request struct {
+	Step  int32  `json:"step"`
+	Items []item `json:"items"`
+}
+
+type item struct {
+	PromptID   string            `json:"prompt_id"`
+	Category   schemas.Category  `json:"category"`
+	Intent     schemas.Intent    `json:"intent"`
+	Prompt     []schemas.Message `json:"prompt"`
+	Completion string            `json:"completion"`
+}
+
+// response has one reward an item, null where the judge was unavailable.
+type response struct {
+	Rewards []*float64 `json:"rewards"`
+}
+
+func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
+	if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+s.token)) != 1 {
+		http.Error(w, "wrong token", http.StatusUnauthorized)
+		return
+	}
+	var req request
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<20)).Decode(&req); err != nil {
+		http.Error(w, "can't read the request: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	rollouts := make([]schemas.Rollout, len(req.Items))
+	p := pool.New().WithMaxGoroutines(max(1, s.InFlight)).WithErrors().WithContext(s.context)
+	for i, it := range req.Items {
+		p.Go(func(ctx context.Context) (err error) {
+			rollouts[i], err = s.judge(ctx, req.Step, int32(i), it)
+			return err
+		})
+	}
+	if err := p.Wait(); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	out := response{Rewards: make([]*float64, len(rollouts))}
+	for i, ro := range rollouts {
+		out.Rewards[i] = ro.Reward
+	}
+	s.mu.Lock()
+	s.rollouts = append(s.rollouts, rollouts...)
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(out) // the job hears of a broken connection itself
+}
+
+// judge rewards one completion. Anything but one closed chain of thought at the
+// start is malformed and earns 0: what a reader would see must not hide from the
+// judge behind tags.
+func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas.Rollout, error) {
+	cot, answer, ok := llm.SplitCoT(it.Completion, "")
+	out := schemas.Rollout{
+		Step: step, Index: index, PromptID: it.PromptID, Category: it.Category, Intent: it.Intent,
+		CoT: cot, Answer: answer,
+	}
+	if !ok || answer == "" {
+		zero := 0.0
+		out.Reward = &zero
+		return out, nil
+	}
+	cp, err := s.Policy(it.Category)
+	if err != nil {
+		return out, err
+	}
+	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent}
+	result, err := s.Judge.Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
+	s.Usage(result.Usage)
+	if schemas.KindOf(err).Retryable() && !llm.IsAccount(err) {
+		return out, nil // null: the judge is unavailable
+	}
+	if err != nil {
+		return out, err
+	}
+	out.Votes = result.Votes
+	if len(result.Votes) > 0 {
+		out.Reward = &result.Score
+	}
+	return out, nil
+}

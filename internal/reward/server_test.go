@@ -1,0 +1,148 @@
+package reward
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"precept/internal/judge"
+	"precept/internal/llm"
+	"precept/internal/policy"
+	"precept/schemas"
+)
+
+// voter answers every judge call alike and remembers what it was shown.
+type voter struct {
+	mu    sync.Mutex
+	shown []string
+	err   error
+}
+
+func (v *voter) Ask(_ context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	raw, err := json.Marshal(r.Messages)
+	if err != nil {
+		return llm.Answer{}, llm.Meta{}, err
+	}
+	v.shown = append(v.shown, string(raw))
+	return llm.Answer{
+		Content:      `{"expected":"comply","rule":"V8","action":"comply","compliance":10,"helpfulness":8,"style":8,"reason":"fine"}`,
+		FinishReason: "stop",
+	}, llm.Meta{}, v.err
+}
+
+func serve(t *testing.T, v *voter) *Server {
+	t.Helper()
+	s, err := Serve(t.Context(), Options{
+		Judge:    judge.New(v, judge.RoleReward, judge.Options{}),
+		Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return policy.CategoryPolicy{Category: c, Text: "rules"}, nil },
+		InFlight: 2,
+		Usage:    func(schemas.Usage) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func ask(t *testing.T, s *Server, token string, completions ...string) (status int, rewards []*float64) {
+	t.Helper()
+	req := request{Step: 3}
+	for _, c := range completions {
+		req.Items = append(req.Items, item{PromptID: "p", Category: "violence", Prompt: []schemas.Message{{Role: "user", Content: "hi"}}, Completion: c})
+	}
+	raw, err := json.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL(), bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var out response
+	if resp.StatusCode == http.StatusOK {
+		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return resp.StatusCode, out.Rewards
+}
+
+func TestReward(t *testing.T) {
+	zero, full := 0.0, 0.9
+	tests := []struct {
+		name, completion string
+		err              error
+		want             *float64
+		asked            bool
+	}{
+		{"a chain of thought, then an answer", "<think>\nsecret thought\n</think>\n\nHello", nil, &full, true},
+		{"no chain of thought", "Hello", nil, &zero, false},
+		{"an unfinished chain of thought", "<think>\nsecret thought", nil, &zero, false},
+		{"no answer", "<think>secret thought</think>", nil, &zero, false},
+		{"a second block", "<think>a</think>x<think>secret thought</think>y", nil, &zero, false},
+		{"text before the block", "x <think>secret thought</think> y", nil, &zero, false},
+		{"the judge is unavailable", "<think>secret thought</think>Hello", schemas.E("ask", "judge", schemas.Unavailable, nil), nil, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := &voter{err: tt.err}
+			s := serve(t, v)
+			status, rewards := ask(t, s, s.Token(), tt.completion)
+			if status != http.StatusOK {
+				t.Fatalf("status %d", status)
+			}
+			if d := cmp.Diff([]*float64{tt.want}, rewards); d != "" {
+				t.Errorf("rewards (-want +got):\n%s", d)
+			}
+			if (len(v.shown) > 0) != tt.asked {
+				t.Errorf("the judge was shown %d requests", len(v.shown))
+			}
+			for _, shown := range v.shown {
+				if strings.Contains(shown, "secret thought") {
+					t.Errorf("the judge sees the chain of thought: %s", shown)
+				}
+			}
+			if got := s.Rollouts(); len(got) != 1 || got[0].Step != 3 {
+				t.Errorf("rollouts %+v", got)
+			}
+		})
+	}
+}
+
+func TestWrongToken(t *testing.T) {
+	s := serve(t, &voter{})
+	if status, _ := ask(t, s, "guess", "x"); status != http.StatusUnauthorized {
+		t.Errorf("status %d", status)
+	}
+}
+
+func TestCheckpointBringsBackRollouts(t *testing.T) {
+	s := serve(t, &voter{})
+	ask(t, s, s.Token(), "<think>a</think>b")
+	raw, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask(t, s, s.Token(), "lost at the crash")
+	if err := json.Unmarshal(raw, s); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Rollouts(); len(got) != 1 || got[0].Answer != "b" {
+		t.Errorf("rollouts %+v", got)
+	}
+}

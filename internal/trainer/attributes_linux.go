@@ -1,0 +1,9 @@
+package trainer
+
+import "syscall"
+
+// attributes make a process group, and have the kernel kill the process when the
+// worker dies.
+func attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

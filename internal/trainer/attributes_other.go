@@ -1,0 +1,8 @@
+//go:build !linux
+
+package trainer
+
+import "syscall"
+
+// attributes make a process group.
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

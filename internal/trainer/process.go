@@ -1,0 +1,247 @@
+package trainer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"precept/schemas"
+)
+
+// Config says where the Python of the trainer is.
+type Config struct {
+	// Python is the interpreter of the trainer's virtual environment.
+	Python string `json:"python"`
+	// Package is the folder that holds the Python package precept_trainer.
+	Package string `json:"package"`
+	// WorkDir holds the folders of jobs; it may be lost between attempts.
+	WorkDir string `json:"work_dir"`
+	// Grace is how long a process may take to leave a checkpoint. Defaults to 2m.
+	Grace schemas.Duration `json:"grace"`
+	// Threads bounds the CPU threads. 0 leaves it to torch.
+	Threads int `json:"threads"`
+}
+
+// Process is a running job.
+type Process struct {
+	cmd    *exec.Cmd
+	events chan Event
+	log    string
+	done   chan struct{}
+	err    error
+}
+
+// Start starts `python -m precept_trainer <command>` on a job in the folder dir,
+// with env added to a clean environment. The caller reads Events to the end and
+// then calls Wait.
+func Start(ctx context.Context, c Config, command, dir string, job any, env ...string) (*Process, error) {
+	const op = "start trainer"
+	if _, err := os.Stat(c.Python); err != nil {
+		return nil, schemas.E(op, command, schemas.Unavailable, err).
+			WithHint("Install the trainer's environment with trainer/install.sh, or set trainer.python in the worker's configuration.")
+	}
+	raw, err := json.MarshalIndent(job, "", "  ")
+	if err != nil {
+		return nil, schemas.E(op, command, schemas.Internal, err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, schemas.E(op, command, schemas.Unavailable, err)
+	}
+	path := filepath.Join(dir, command+".json")
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		return nil, schemas.E(op, command, schemas.Unavailable, err)
+	}
+	logPath := filepath.Join(dir, command+".log")
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, schemas.E(op, command, schemas.Unavailable, err)
+	}
+
+	cmd := exec.CommandContext(ctx, c.Python, "-m", "precept_trainer", command, "--job", path)
+	cmd.Env = append(c.environment(), env...)
+	cmd.Stderr = log
+	cmd.SysProcAttr = attributes()
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = time.Duration(c.Grace)
+	if cmd.WaitDelay == 0 {
+		cmd.WaitDelay = 2 * time.Minute
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		log.Close()
+		return nil, schemas.E(op, command, schemas.Internal, err)
+	}
+
+	p := &Process{cmd: cmd, events: make(chan Event, 64), log: logPath, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The kernel kills the process when the thread that started it ends, so
+		// this one stays until the process is gone.
+		runtime.LockOSThread()
+		defer close(p.done)
+		defer log.Close()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		read := p.read(bufio.NewScanner(stdout))
+		err = cmd.Wait()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
+		if err == nil {
+			err = read
+		}
+		p.err = err
+	}()
+	if err := <-started; err != nil {
+		return nil, schemas.E(op, command, schemas.Unavailable, err)
+	}
+	return p, nil
+}
+
+// Events yields the process's events and is closed at its end.
+func (p *Process) Events() <-chan Event { return p.events }
+
+// Ready waits for a server's ready event.
+func (p *Process) Ready(ctx context.Context, limit time.Duration) (Event, error) {
+	const op = "serve model"
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case e, open := <-p.events:
+			switch {
+			case !open:
+				return Event{}, schemas.Errorf(op, "", schemas.Unavailable, "the server ended; the end of its log:\n%s", p.LogTail())
+			case e.Event == EventReady:
+				go p.discard()
+				return e, nil
+			case e.Event == EventError:
+				return Event{}, schemas.Errorf(op, "", errorKind(e.Kind), "%s", e.Message)
+			}
+		case <-timer.C:
+			return Event{}, schemas.Errorf(op, "", schemas.Unavailable, "it is not ready after %s; the end of its log:\n%s", limit, p.LogTail())
+		case <-ctx.Done():
+			return Event{}, context.Cause(ctx)
+		}
+	}
+}
+
+// discard reads events that nobody waits for, so that the process isn't held up.
+func (p *Process) discard() {
+	for range p.events {
+	}
+}
+
+// Stop asks the process to end, as the end of its context does.
+func (p *Process) Stop() { _ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM) }
+
+// Wait returns once the process is gone: nil when it exited with 0.
+func (p *Process) Wait() error {
+	p.discard()
+	<-p.done
+	return p.err
+}
+
+func (p *Process) read(lines *bufio.Scanner) error {
+	defer close(p.events)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		e, err := parseEvent(lines.Bytes())
+		if err != nil {
+			return err
+		}
+		p.events <- e
+	}
+	return lines.Err()
+}
+
+// Run runs a training job to its end and returns its done event. onEvent sees
+// every event; its error stops the job.
+func Run(ctx context.Context, c Config, command, dir string, job any, onEvent func(Event) error, env ...string) (Event, error) {
+	op := "run trainer"
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p, err := Start(ctx, c, command, dir, job, env...)
+	if err != nil {
+		return Event{}, err
+	}
+	var last Event
+	for e := range p.Events() {
+		last = e
+		if err := onEvent(e); err != nil {
+			cancel(err)
+		}
+	}
+	err = p.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return last, cause
+	}
+	switch last.Event {
+	case EventDone:
+		if err == nil {
+			return last, nil
+		}
+	case EventError:
+		return last, schemas.Errorf(op, command, errorKind(last.Kind), "%s", last.Message)
+	case EventInterrupted:
+		return last, schemas.Errorf(op, command, schemas.Unavailable, "interrupted at step %d; it goes on from its checkpoint", last.Step)
+	}
+	if err == nil {
+		err = errors.New("it exited without saying that it is done")
+	}
+	return last, schemas.Errorf(op, command, schemas.Unavailable, "%w; the end of its log:\n%s", err, p.LogTail())
+}
+
+// LogTail is the end of what the process printed beside its events.
+func (p *Process) LogTail() string {
+	raw, err := os.ReadFile(p.log)
+	if err != nil {
+		return fmt.Sprintf("(no log: %v)", err)
+	}
+	const most = 1500
+	if len(raw) > most {
+		raw = raw[len(raw)-most:]
+	}
+	return strings.ToValidUTF8(string(raw), "?")
+}
+
+func errorKind(kind string) schemas.Kind {
+	switch k := schemas.Kind(kind); k {
+	case schemas.InvalidInput, schemas.Unavailable:
+		return k
+	}
+	return schemas.Internal
+}
+
+// environment is what a job sees of the worker's environment: nothing secret.
+func (c Config) environment() []string {
+	pkg, err := filepath.Abs(c.Package)
+	if err != nil {
+		pkg = c.Package
+	}
+	env := []string{
+		"PYTHONPATH=" + pkg,
+		"PYTHONUNBUFFERED=1",
+		"TOKENIZERS_PARALLELISM=false",
+		"HF_HUB_DISABLE_TELEMETRY=1",
+	}
+	if c.Threads > 0 {
+		env = append(env, fmt.Sprintf("OMP_NUM_THREADS=%d", c.Threads))
+	}
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}

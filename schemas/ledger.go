@@ -1,0 +1,131 @@
+package schemas
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Reason says why a unit was rejected or failed.
+type Reason string
+
+// The reasons of rejection: final outcomes, asking again would not change them.
+const (
+	ReasonDuplicate      Reason = "duplicate"
+	ReasonContaminated   Reason = "contaminated"
+	ReasonRefused        Reason = "refused"   // the provider refused the content
+	ReasonTruncated      Reason = "truncated" // cut by length
+	ReasonEmpty          Reason = "empty"
+	ReasonNoCoT          Reason = "no CoT"
+	ReasonMalformed      Reason = "malformed"
+	ReasonNoCitation     Reason = "no citation"
+	ReasonBelowThreshold Reason = "below threshold"
+	ReasonLostVote       Reason = "lost vote" // the judge's reply could not be read
+	ReasonNotBest        Reason = "not best"
+	ReasonOverQuota      Reason = "over quota"
+)
+
+// The reasons of failure: asking again may help.
+const ReasonJudgeUnavailable Reason = "judge unavailable"
+
+// Ledger accounts for the units of a stage or a task: every planned unit is kept,
+// rejected for a reason, or failed for a reason.
+type Ledger struct {
+	Planned  int64            `json:"planned"`
+	Kept     int64            `json:"kept"`
+	Rejected map[Reason]int64 `json:"rejected,omitempty"`
+	Failed   map[Reason]int64 `json:"failed,omitempty"`
+}
+
+// Count adds one unit with its outcome; an empty reason is a kept unit. It
+// doesn't change Planned.
+func (l *Ledger) Count(reason Reason) {
+	if reason == "" {
+		l.Kept++
+		return
+	}
+	if l.Rejected == nil {
+		l.Rejected = map[Reason]int64{}
+	}
+	l.Rejected[reason]++
+}
+
+// Fail adds one unit that failed.
+func (l *Ledger) Fail(reason Reason) {
+	if l.Failed == nil {
+		l.Failed = map[Reason]int64{}
+	}
+	l.Failed[reason]++
+}
+
+// Add adds o's units to l.
+func (l *Ledger) Add(o Ledger) {
+	l.Planned += o.Planned
+	l.Kept += o.Kept
+	addAll(&l.Rejected, o.Rejected)
+	addAll(&l.Failed, o.Failed)
+}
+
+func addAll(dst *map[Reason]int64, src map[Reason]int64) {
+	if len(src) == 0 {
+		return
+	}
+	if *dst == nil {
+		*dst = map[Reason]int64{}
+	}
+	for r, n := range src {
+		(*dst)[r] += n
+	}
+}
+
+// Outcomes is the number of units with an outcome.
+func (l Ledger) Outcomes() int64 { return l.Kept + sum(l.Rejected) + sum(l.Failed) }
+
+func sum(m map[Reason]int64) (n int64) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
+// Check reports whether l adds up to planned.
+func (l Ledger) Check(planned int64) error {
+	if got := l.Outcomes(); got != planned {
+		return fmt.Errorf("ledger does not add up: %d units planned, %d have an outcome (%s)", planned, got, l)
+	}
+	return nil
+}
+
+func (l Ledger) String() string {
+	s := fmt.Sprintf("kept %d", l.Kept)
+	for _, r := range slices.Sorted(maps.Keys(l.Rejected)) {
+		s += fmt.Sprintf(", %s %d", r, l.Rejected[r])
+	}
+	for _, r := range slices.Sorted(maps.Keys(l.Failed)) {
+		s += fmt.Sprintf(", failed (%s) %d", r, l.Failed[r])
+	}
+	return s
+}
+
+// Usage is what calls to models took. Cached calls were answered from the journal
+// and cost nothing; Paid calls were sent.
+type Usage struct {
+	Paid             int64   `json:"paid"`
+	Cached           int64   `json:"cached"`
+	PromptTokens     int64   `json:"prompt_tokens"`
+	CachedTokens     int64   `json:"cached_tokens"`
+	CompletionTokens int64   `json:"completion_tokens"`
+	USD              float64 `json:"usd"`
+	Seconds          float64 `json:"seconds"`
+}
+
+// Add adds o to u.
+func (u *Usage) Add(o Usage) {
+	u.Paid += o.Paid
+	u.Cached += o.Cached
+	u.PromptTokens += o.PromptTokens
+	u.CachedTokens += o.CachedTokens
+	u.CompletionTokens += o.CompletionTokens
+	u.USD += o.USD
+	u.Seconds += o.Seconds
+}

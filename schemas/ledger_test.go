@@ -1,0 +1,61 @@
+package schemas
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func TestLedgerAddsUp(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		reasons := rapid.SliceOf(rapid.SampledFrom([]Reason{"", ReasonRefused, ReasonTruncated})).Draw(t, "reasons")
+		cut := rapid.IntRange(0, len(reasons)).Draw(t, "cut")
+		var whole, first, second Ledger
+		for i, r := range reasons {
+			whole.Count(r)
+			if i < cut {
+				first.Count(r)
+			} else {
+				second.Count(r)
+			}
+		}
+		first.Add(second)
+		if d := cmp.Diff(whole, first); d != "" {
+			t.Fatalf("parts differ from the whole:\n%s", d)
+		}
+		if err := whole.Check(int64(len(reasons))); err != nil {
+			t.Fatal(err)
+		}
+		if err := whole.Check(int64(len(reasons)) + 1); err == nil {
+			t.Fatal("a missing unit goes unnoticed")
+		}
+	})
+}
+
+func TestCanonicalJSON(t *testing.T) {
+	type a struct {
+		Z int    `json:"z"`
+		A string `json:"a"`
+	}
+	got, err := CanonicalJSON(a{Z: 1, A: "<&>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"a":"<&>","z":1}`; string(got) != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if DigestOf(a{1, "x"}) != DigestOf(map[string]any{"a": "x", "z": 1}) {
+		t.Error("equal JSON has two digests")
+	}
+}
+
+func TestRunKey(t *testing.T) {
+	for run, want := range map[RunID]string{
+		"quickstart": "quickstart", "a/b": "a%2Fb", "..": "%2E%2E", "x y": "x%20y",
+	} {
+		if got := RunKey(run); got != want {
+			t.Errorf("RunKey(%q) = %q, want %q", run, got, want)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package schemas
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// ShardRef points to a stored shard and says what it holds.
+type ShardRef struct {
+	Stage  Stage  `json:"stage"`
+	Key    Key    `json:"key"`
+	Object string `json:"object"`
+	Rows   int64  `json:"rows"`
+	Digest Digest `json:"digest"`
+	Ledger Ledger `json:"ledger"`
+}
+
+// ModelRef points to a stored model folder.
+type ModelRef struct {
+	Digest  Digest             `json:"digest"`
+	Prefix  string             `json:"prefix"`
+	Base    string             `json:"base,omitempty"`
+	Metrics map[string]float64 `json:"metrics,omitempty"`
+}
+
+// Identity is the model's identity when Precept serves it.
+func (m ModelRef) Identity() ModelIdentity { return ModelIdentity(m.Digest) }
+
+// The kinds of a task's output.
+const (
+	OutputPrompts     = "prompts"
+	OutputCompletions = "completions"
+	OutputVerdicts    = "verdicts"
+	OutputExamples    = "examples"
+	OutputRLPrompts   = "rl-prompts"
+	OutputModel       = "model"
+	OutputRollouts    = "rollouts"
+	OutputGrades      = "grades"
+)
+
+// Output is one thing that a task writes: a shard, or a training job's result.
+type Output struct {
+	Kind string `json:"kind"`
+	Key  Key    `json:"key"`
+}
+
+// Task is one unit of work of a stage: it reads shards and writes outputs whose
+// keys are fixed in the plan. Planned is its number of ledger units.
+type Task struct {
+	Title    string          `json:"title"`
+	Category Category        `json:"category,omitempty"`
+	Arm      Arm             `json:"arm,omitempty"`
+	Suite    string          `json:"suite,omitempty"`
+	Bucket   int             `json:"bucket,omitempty"`
+	Buckets  int             `json:"buckets,omitempty"`
+	Inputs   []ShardRef      `json:"inputs,omitempty"`
+	Model    *ModelRef       `json:"model,omitempty"`
+	Planned  int64           `json:"planned"`
+	Outputs  []Output        `json:"outputs"`
+	Lineage  json.RawMessage `json:"lineage"`
+}
+
+// Output returns the key of the task's output of a kind.
+func (t Task) Output(kind string) (Key, error) {
+	for _, o := range t.Outputs {
+		if o.Kind == kind {
+			return o.Key, nil
+		}
+	}
+	return "", fmt.Errorf("task %q has no output of kind %q", t.Title, kind)
+}
+
+// Plan is the list of a stage's tasks, stored as plans/<run>/<stage>.json.
+type Plan struct {
+	Run    RunID   `json:"run"`
+	Stage  Stage   `json:"stage"`
+	Spec   RunSpec `json:"spec"`
+	Inputs Inputs  `json:"inputs"`
+	Tasks  []Task  `json:"tasks"`
+}
+
+// PlanRef is what the workflow knows of a plan.
+type PlanRef struct {
+	Object  string `json:"object"`
+	Digest  Digest `json:"digest"`
+	Tasks   int    `json:"tasks"`
+	Planned int64  `json:"planned"`
+}
+
+// TaskResult is what a task tells the workflow.
+type TaskResult struct {
+	Title  string `json:"title"`
+	Rows   int64  `json:"rows"`
+	Ledger Ledger `json:"ledger"`
+	Usage  Usage  `json:"usage"`
+	Found  bool   `json:"found"` // its outputs were there already
+}
+
+// Manifest is the outcome of one stage of one run.
+type Manifest struct {
+	Run        RunID                 `json:"run"`
+	Stage      Stage                 `json:"stage"`
+	Spec       Digest                `json:"spec"`
+	Plan       PlanRef               `json:"plan"`
+	Outputs    map[string][]ShardRef `json:"outputs"`
+	Model      *ModelRef             `json:"model,omitempty"`
+	Ledger     Ledger                `json:"ledger"`
+	ByCategory map[Category]Ledger   `json:"by_category,omitempty"`
+	Usage      Usage                 `json:"usage"`
+	Curve      []CurvePoint          `json:"curve,omitempty"`
+	Started    time.Time             `json:"started"`
+	Finished   time.Time             `json:"finished"`
+	Code       string                `json:"code"`
+}
+
+// JobResult is the outcome of a training job, stored as jobs/<key>.json.
+type JobResult struct {
+	Key      Key          `json:"key"`
+	Model    ModelRef     `json:"model"`
+	Ledger   Ledger       `json:"ledger"`
+	Curve    []CurvePoint `json:"curve"`
+	Rollouts *ShardRef    `json:"rollouts,omitempty"`
+}
+
+// CurvePoint is one logged step of a training job.
+type CurvePoint struct {
+	Step    int                `json:"step"`
+	Metrics map[string]float64 `json:"metrics"`
+}
+
+// StageSum is what the workflow carries of a finished stage.
+type StageSum struct {
+	Stage    Stage   `json:"stage"`
+	Manifest string  `json:"manifest"`
+	Digest   Digest  `json:"digest"`
+	Tasks    int     `json:"tasks"`
+	Rows     int64   `json:"rows"`
+	Ledger   Ledger  `json:"ledger"`
+	Usage    Usage   `json:"usage"`
+	Seconds  float64 `json:"seconds"`
+}
+
+// Inputs is what a run reads from outside, copied by digest into the store before
+// anything else.
+type Inputs struct {
+	Policy     Digest     `json:"policy"`
+	Categories []Category `json:"categories"`
+	Prompts    []Input    `json:"prompts"`
+	Suites     []Input    `json:"suites"`
+	Simulated  []string   `json:"simulated,omitempty"` // endpoints that are simulations
+}
+
+// Input is one imported file.
+type Input struct {
+	Name   string `json:"name"` // the path as the spec has it, or the suite's name
+	Object string `json:"object"`
+	Digest Digest `json:"digest"`
+	Rows   int64  `json:"rows"`
+	Import Import `json:"import"`
+	// Shard holds a suite's prompts; training prompts are sharded by their stage.
+	Shard *ShardRef `json:"shard,omitempty"`
+}
+
+// Rows sums the rows of inputs.
+func Rows(inputs []Input) (n int64) {
+	for _, in := range inputs {
+		n += in.Rows
+	}
+	return n
+}
+
+// InputsRef points to the stored Inputs and repeats what the workflow needs.
+type InputsRef struct {
+	Object     string `json:"object"`
+	Digest     Digest `json:"digest"`
+	Policy     Digest `json:"policy"`
+	PromptRows int64  `json:"prompt_rows"`
+	// Sampled is the number of evaluation answers that each arm owes.
+	Sampled   map[Arm]int64 `json:"sampled"`
+	Simulated []string      `json:"simulated,omitempty"`
+}
+
+// The layout of the store. Every key ends in a file name.
+
+// RunKey is a run's ID as it stands in keys.
+func RunKey(run RunID) string { return strings.ReplaceAll(url.PathEscape(string(run)), ".", "%2E") }
+
+// ShardObject is where a shard lies.
+func ShardObject(stage Stage, key Key) string {
+	return fmt.Sprintf("shards/%s/%s.parquet", stage, key)
+}
+
+// PlanObject is where a stage's plan lies.
+func PlanObject(run RunID, stage Stage) string {
+	return fmt.Sprintf("plans/%s/%s.json", RunKey(run), stage)
+}
+
+// RunObject is where a file particular to a run lies.
+func RunObject(run RunID, name string) string {
+	return fmt.Sprintf("runs/%s/%s", RunKey(run), name)
+}
+
+// ManifestObject is where a stage's manifest lies.
+func ManifestObject(run RunID, stage Stage) string {
+	return RunObject(run, fmt.Sprintf("manifest/%s.json", stage))
+}
+
+// JobObject is where a training job's result lies.
+func JobObject(key Key) string { return fmt.Sprintf("jobs/%s.json", key) }
+
+// InputObject is where an imported file lies.
+func InputObject(d Digest) string { return "inputs/" + string(d) + ".bin" }
+
+// PolicyPrefix is the folder of a stored policy.
+func PolicyPrefix(d Digest) string { return "policies/" + string(d) }
+
+// ModelPrefix is the folder of a stored model.
+func ModelPrefix(d Digest) string { return "models/" + string(d) }
+
+// CheckpointPrefix is the folder of a training job's checkpoint.
+func CheckpointPrefix(job Key, step int) string {
+	return fmt.Sprintf("checkpoints/%s/%08d", job, step)
+}

@@ -1,0 +1,119 @@
+package schemas
+
+// RunID is the workflow ID of a run.
+type RunID string
+
+// Category is the slug of a policy category, the name of its Markdown file
+// without ".md", such as "self-harm".
+type Category string
+
+// Digest is a lower-case hexadecimal SHA-256.
+type Digest string
+
+// Short is the first twelve digits, for people.
+func (d Digest) Short() string {
+	if len(d) > 12 {
+		return string(d[:12])
+	}
+	return string(d)
+}
+
+// Key names a shard or a request: the SHA-256 of the canonical JSON of
+// everything its content follows from.
+type Key = Digest
+
+// ModelIdentity says which weights answered: the digest of a model that Precept
+// serves, or provider, model and configured revision of an endpoint. It is never
+// a URL or a served alias.
+type ModelIdentity string
+
+// Stage is one step of a run.
+type Stage string
+
+// The stages, in the order in which a run passes them.
+const (
+	StagePrompts    Stage = "prompts"
+	StageSynthesize Stage = "synthesize"
+	StageFilter     Stage = "filter"
+	StageCurate     Stage = "curate"
+	StageSFT        Stage = "sft"
+	StageRL         Stage = "rl"
+	StageSample     Stage = "sample"
+	StageGrade      Stage = "grade"
+	StageReport     Stage = "report"
+)
+
+// Stages lists all stages in order.
+var Stages = []Stage{
+	StagePrompts, StageSynthesize, StageFilter, StageCurate,
+	StageSFT, StageRL, StageSample, StageGrade, StageReport,
+}
+
+// The task queues: workflows and light work, calls to language models, training
+// and serving.
+const (
+	QueueFactory = "factory"
+	QueueLLM     = "llm"
+	QueueGPU     = "gpu"
+)
+
+// Queue is the task queue whose workers run the stage's tasks.
+func (s Stage) Queue() string {
+	switch s {
+	case StagePrompts, StageSynthesize, StageFilter, StageGrade:
+		return QueueLLM
+	case StageSFT, StageRL, StageSample:
+		return QueueGPU
+	default:
+		return QueueFactory
+	}
+}
+
+// Intent says what a prompt's author wants.
+type Intent string
+
+// The intents. A borderline prompt looks harmful; the policy decides.
+const (
+	IntentHarmful    Intent = "harmful"
+	IntentBorderline Intent = "borderline"
+	IntentBenign     Intent = "benign"
+)
+
+// Intents lists all intents.
+var Intents = []Intent{IntentHarmful, IntentBorderline, IntentBenign}
+
+// Action is what the policy asks for, or what an answer did.
+type Action string
+
+// The actions. ActionNone is an answer that did nothing that can be named:
+// empty, garbled, off topic, or cut off before it began.
+const (
+	ActionComply         Action = "comply"
+	ActionSafeCompletion Action = "safe-completion"
+	ActionRefuse         Action = "refuse"
+	ActionNone           Action = "none"
+)
+
+// Arm is one model under evaluation.
+type Arm string
+
+// The arms of a Factory run.
+const (
+	ArmBase       Arm = "base"
+	ArmBasePolicy Arm = "base+policy"
+	ArmSFT        Arm = "sft"
+	ArmRL         Arm = "rl"
+)
+
+// Arms lists all arms in the order in which they are shown.
+var Arms = []Arm{ArmBase, ArmBasePolicy, ArmSFT, ArmRL}
+
+// Gate is a point where a run waits for a person.
+type Gate string
+
+// The gates of a Factory run.
+const (
+	GateDataset Gate = "dataset"
+	GateRelease Gate = "release"
+	GateFailure Gate = "failure"
+)

@@ -1,0 +1,334 @@
+package schemas
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// RunSpec is the input of a Factory run. Everything but the name has a default:
+// {"name": "x"} runs the built-in policy and prompts against the simulated
+// endpoints.
+type RunSpec struct {
+	Schema string `json:"$schema,omitempty" jsonschema:"description=Where the JSON Schema lies; for editors only"`
+	Name   string `json:"name" jsonschema:"description=The run's name for people"`
+	Seed   int64  `json:"seed,omitempty" jsonschema:"default=1,description=Seed of everything that is drawn"`
+
+	Policy     PolicySpec     `json:"policy,omitzero"`
+	Prompts    PromptsSpec    `json:"prompts,omitzero"`
+	Synthesize SynthesizeSpec `json:"synthesize,omitzero"`
+	Filter     FilterSpec     `json:"filter,omitzero"`
+	Curate     CurateSpec     `json:"curate,omitzero"`
+	Base       string         `json:"base,omitempty" jsonschema:"default=HuggingFaceTB/SmolLM2-135M-Instruct,description=The policy model before training: a Hugging Face name\\, a local folder or an s3:// URI"`
+	SFT        SFTSpec        `json:"sft,omitzero"`
+	RL         RLSpec         `json:"rl,omitzero"`
+	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
+	Gates      GatesSpec      `json:"gates,omitzero"`
+	Window     int            `json:"window,omitempty" jsonschema:"default=8,description=Tasks of a stage that are open at a time"`
+}
+
+// PolicySpec says where the policy lies.
+type PolicySpec struct {
+	Source string `json:"source,omitempty" jsonschema:"default=builtin,description=builtin\\, a folder on the worker\\, or an s3:// prefix"`
+}
+
+// PromptsSpec says where prompts come from.
+type PromptsSpec struct {
+	Imports []Import `json:"imports,omitempty" jsonschema:"description=Files of prompts; by default the built-in ones"`
+	Limit   int      `json:"limit,omitempty" jsonschema:"description=Use only the first N prompts of each file; 0 uses all"`
+	// RowsPerShard bounds a shard; a category's buckets are a power of two.
+	RowsPerShard int `json:"rows_per_shard,omitempty" jsonschema:"default=500,description=Most prompts a shard"`
+}
+
+// Import is one file of prompts or of an evaluation suite.
+type Import struct {
+	Path   string `json:"path" jsonschema:"description=builtin\\, a file on the worker\\, or an s3:// URI"`
+	Format string `json:"format,omitempty" jsonschema:"enum=jsonl,enum=csv,enum=parquet,description=By default told by the file's ending"`
+	Name   string `json:"name,omitempty" jsonschema:"description=The suite's name; by default the file's name"`
+	// Columns maps Precept's column names to the file's.
+	Columns  map[string]string `json:"columns,omitempty" jsonschema:"description=Precept's column (text\\, messages\\, system\\, category\\, intent\\, language\\, source\\, family\\, expected) to the file's"`
+	Category Category          `json:"category,omitempty" jsonschema:"description=For rows without one"`
+	Intent   Intent            `json:"intent,omitempty" jsonschema:"enum=harmful,enum=borderline,enum=benign,description=For rows without one"`
+	Language string            `json:"language,omitempty" jsonschema:"default=en,description=For rows without one"`
+	Source   string            `json:"source,omitempty" jsonschema:"description=For rows without one; by default the file's name"`
+}
+
+// SynthesizeSpec is the teacher's part.
+type SynthesizeSpec struct {
+	Teacher     string  `json:"teacher,omitempty" jsonschema:"default=sim-teacher,description=An endpoint of the worker's configuration"`
+	Samples     int     `json:"samples,omitempty" jsonschema:"default=2,description=Completions a prompt"`
+	Temperature float64 `json:"temperature,omitempty" jsonschema:"default=1,description=0 stands for the default"`
+	MaxTokens   int     `json:"max_tokens,omitempty" jsonschema:"default=1024"`
+}
+
+// FilterSpec is the judge's part.
+type FilterSpec struct {
+	Judge     string  `json:"judge,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Votes     int     `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a completion; the minimum counts"`
+	Threshold float64 `json:"threshold,omitempty" jsonschema:"default=0.7,description=Lowest score that is kept (0 to 1)"`
+	MaxTokens int     `json:"max_tokens,omitempty" jsonschema:"default=512"`
+}
+
+// CurateSpec says how the training sets are made.
+type CurateSpec struct {
+	MaxExamples int `json:"max_examples,omitempty" jsonschema:"description=Most SFT rows a shard; 0 keeps all"`
+}
+
+// SFTSpec is the supervised stage.
+type SFTSpec struct {
+	Skip            bool    `json:"skip,omitempty"`
+	Epochs          int     `json:"epochs,omitempty" jsonschema:"default=2"`
+	LearningRate    float64 `json:"learning_rate,omitempty" jsonschema:"default=0.0001"`
+	BatchSize       int     `json:"batch_size,omitempty" jsonschema:"default=8"`
+	MaxLength       int     `json:"max_length,omitempty" jsonschema:"default=512,description=Longest row in tokens; a longer one is refused\\, never cut"`
+	TrainableLayers int     `json:"trainable_layers,omitempty" jsonschema:"default=15,description=Upper decoder layers that are trained; -1 trains all"`
+	SaveSteps       int     `json:"save_steps,omitempty" jsonschema:"default=20,description=Steps between checkpoints"`
+}
+
+// RLSpec is the reinforcement stage.
+type RLSpec struct {
+	Skip            bool    `json:"skip,omitempty"`
+	Judge           string  `json:"judge,omitempty" jsonschema:"default=sim-judge,description=The reward's endpoint"`
+	Votes           int     `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
+	Steps           int     `json:"steps,omitempty" jsonschema:"default=8"`
+	Generations     int     `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
+	PromptsPerStep  int     `json:"prompts_per_step,omitempty" jsonschema:"default=2"`
+	MaxTokens       int     `json:"max_tokens,omitempty" jsonschema:"default=72"`
+	Temperature     float64 `json:"temperature,omitempty" jsonschema:"default=1"`
+	LearningRate    float64 `json:"learning_rate,omitempty" jsonschema:"default=0.00001"`
+	TrainableLayers int     `json:"trainable_layers,omitempty" jsonschema:"default=15,description=-1 trains all"`
+	SaveSteps       int     `json:"save_steps,omitempty" jsonschema:"default=4"`
+}
+
+// EvaluateSpec says what is asked of every arm, and who grades.
+type EvaluateSpec struct {
+	Skip      bool     `json:"skip,omitempty"`
+	Suites    []Import `json:"suites,omitempty" jsonschema:"description=By default the built-in held-out suite"`
+	Arms      []Arm    `json:"arms,omitempty" jsonschema:"enum=base,enum=base+policy,enum=sft,enum=rl,description=By default all whose models exist"`
+	Grader    string   `json:"grader,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Votes     int      `json:"votes,omitempty" jsonschema:"default=1"`
+	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=72,description=New tokens an answer"`
+	// PolicyArmPrompts bounds the arm base+policy, whose context is long.
+	PolicyArmPrompts int `json:"policy_arm_prompts,omitempty" jsonschema:"default=14,description=Prompts asked of base+policy; -1 asks all"`
+}
+
+// GatesSpec says where the run waits for a person.
+type GatesSpec struct {
+	Dataset bool `json:"dataset,omitempty" jsonschema:"description=Wait before training"`
+	Release bool `json:"release,omitempty" jsonschema:"description=Wait before the run completes"`
+	// Timeout and OnTimeout say what becomes of a gate nobody answers.
+	Timeout   Duration `json:"timeout,omitempty" jsonschema:"description=How long a gate waits; by default for ever"`
+	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"default=wait,enum=wait,enum=approve,enum=reject"`
+}
+
+// Builtin is the path that names what is embedded in the worker.
+const Builtin = "builtin"
+
+// DefaultBase is the model a run trains by default.
+const DefaultBase = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+// WithDefaults returns s with every default filled in.
+func (s RunSpec) WithDefaults() RunSpec {
+	def(&s.Seed, 1)
+	def(&s.Policy.Source, Builtin)
+	if len(s.Prompts.Imports) == 0 {
+		s.Prompts.Imports = []Import{{Path: Builtin}}
+	}
+	def(&s.Prompts.RowsPerShard, 500)
+	def(&s.Synthesize.Teacher, "sim-teacher")
+	def(&s.Synthesize.Samples, 2)
+	def(&s.Synthesize.Temperature, 1)
+	def(&s.Synthesize.MaxTokens, 1024)
+	def(&s.Filter.Judge, "sim-judge")
+	def(&s.Filter.Votes, 3)
+	def(&s.Filter.Threshold, 0.7)
+	def(&s.Filter.MaxTokens, 512)
+	def(&s.Base, DefaultBase)
+	def(&s.SFT.Epochs, 2)
+	def(&s.SFT.LearningRate, 1e-4)
+	def(&s.SFT.BatchSize, 8)
+	def(&s.SFT.MaxLength, 512)
+	def(&s.SFT.TrainableLayers, 15)
+	def(&s.SFT.SaveSteps, 20)
+	def(&s.RL.Judge, "sim-judge")
+	def(&s.RL.Votes, 1)
+	def(&s.RL.Steps, 8)
+	def(&s.RL.Generations, 4)
+	def(&s.RL.PromptsPerStep, 2)
+	def(&s.RL.MaxTokens, 72)
+	def(&s.RL.Temperature, 1)
+	def(&s.RL.LearningRate, 1e-5)
+	def(&s.RL.TrainableLayers, 15)
+	def(&s.RL.SaveSteps, 4)
+	if len(s.Evaluate.Suites) == 0 {
+		s.Evaluate.Suites = []Import{{Path: Builtin}}
+	}
+	if len(s.Evaluate.Arms) == 0 {
+		for _, a := range Arms {
+			if s.hasArm(a) {
+				s.Evaluate.Arms = append(s.Evaluate.Arms, a)
+			}
+		}
+	}
+	def(&s.Evaluate.Grader, "sim-judge")
+	def(&s.Evaluate.Votes, 1)
+	def(&s.Evaluate.MaxTokens, 72)
+	def(&s.Evaluate.PolicyArmPrompts, 14)
+	def(&s.Gates.OnTimeout, "wait")
+	def(&s.Window, 8)
+	return s
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+func (s RunSpec) hasArm(a Arm) bool {
+	switch a {
+	case ArmSFT:
+		return !s.SFT.Skip
+	case ArmRL:
+		return !s.RL.Skip
+	}
+	return true
+}
+
+// UnmarshalJSON refuses unknown keys, so that a typo is not silent.
+func (s *RunSpec) UnmarshalJSON(b []byte) error {
+	type plain RunSpec
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var p plain
+	if err := dec.Decode(&p); err != nil {
+		return E("read run spec", "", InvalidInput, plainJSONError(err))
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Errorf("read run spec", "", InvalidInput, "there is more after the JSON object")
+	}
+	*s = RunSpec(p)
+	return nil
+}
+
+var unknownField = regexp.MustCompile(`^json: unknown field "(.*)"$`)
+
+func plainJSONError(err error) error {
+	var typ *json.UnmarshalTypeError
+	if errors.As(err, &typ) {
+		return fmt.Errorf("field %q: a %s can't be read as %s", typ.Field, typ.Value, typ.Type)
+	}
+	if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("unknown field %q; check the spelling against schemas/runspec.schema.json", m[1])
+	}
+	return err
+}
+
+// Validate reports everything that is wrong with s, whose defaults are filled
+// in, in one InvalidInput error that names the fields.
+func (s RunSpec) Validate() error {
+	var v violations
+	if strings.TrimSpace(s.Name) == "" {
+		v.add("name", "is missing; give the run a name")
+	}
+	for i, in := range s.Prompts.Imports {
+		in.validate(&v, fmt.Sprintf("prompts.imports[%d]", i))
+	}
+	for i, in := range s.Evaluate.Suites {
+		in.validate(&v, fmt.Sprintf("evaluate.suites[%d]", i))
+	}
+	v.atLeast("seed", s.Seed, 0)
+	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)
+	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 1, 5000)
+	v.between("synthesize.samples", float64(s.Synthesize.Samples), 1, 64)
+	v.between("synthesize.temperature", s.Synthesize.Temperature, 0, 2)
+	v.atLeast("synthesize.max_tokens", int64(s.Synthesize.MaxTokens), 1)
+	v.between("filter.votes", float64(s.Filter.Votes), 1, 25)
+	v.between("filter.threshold", s.Filter.Threshold, 0, 1)
+	v.atLeast("filter.max_tokens", int64(s.Filter.MaxTokens), 1)
+	v.atLeast("curate.max_examples", int64(s.Curate.MaxExamples), 0)
+	v.atLeast("sft.epochs", int64(s.SFT.Epochs), 1)
+	v.between("sft.learning_rate", s.SFT.LearningRate, 1e-9, 1)
+	v.atLeast("sft.batch_size", int64(s.SFT.BatchSize), 1)
+	v.atLeast("sft.max_length", int64(s.SFT.MaxLength), 16)
+	v.atLeast("sft.trainable_layers", int64(s.SFT.TrainableLayers), -1)
+	v.atLeast("sft.save_steps", int64(s.SFT.SaveSteps), 1)
+	v.between("rl.votes", float64(s.RL.Votes), 1, 25)
+	v.atLeast("rl.steps", int64(s.RL.Steps), 1)
+	v.atLeast("rl.generations", int64(s.RL.Generations), 2)
+	v.atLeast("rl.prompts_per_step", int64(s.RL.PromptsPerStep), 1)
+	v.atLeast("rl.max_tokens", int64(s.RL.MaxTokens), 1)
+	v.between("rl.temperature", s.RL.Temperature, 0, 2)
+	v.between("rl.learning_rate", s.RL.LearningRate, 1e-9, 1)
+	v.atLeast("rl.trainable_layers", int64(s.RL.TrainableLayers), -1)
+	v.atLeast("rl.save_steps", int64(s.RL.SaveSteps), 1)
+	v.between("evaluate.votes", float64(s.Evaluate.Votes), 1, 25)
+	v.atLeast("evaluate.max_tokens", int64(s.Evaluate.MaxTokens), 1)
+	v.atLeast("evaluate.policy_arm_prompts", int64(s.Evaluate.PolicyArmPrompts), -1)
+	for _, a := range s.Evaluate.Arms {
+		switch {
+		case !slices.Contains(Arms, a):
+			v.add("evaluate.arms", "has %q; the arms are %v", a, Arms)
+		case !s.hasArm(a):
+			v.add("evaluate.arms", "has %q, whose stage is skipped", a)
+		}
+	}
+	v.atLeast("gates.timeout", int64(s.Gates.Timeout), 0)
+	if !slices.Contains([]string{"wait", "approve", "reject"}, s.Gates.OnTimeout) {
+		v.add("gates.on_timeout", "is %q; use wait, approve or reject", s.Gates.OnTimeout)
+	}
+	v.between("window", float64(s.Window), 1, 200)
+	return v.err()
+}
+
+func (in Import) validate(v *violations, field string) {
+	if in.Path == "" {
+		v.add(field+".path", "is missing")
+	}
+	if in.Format != "" && !slices.Contains([]string{"jsonl", "csv", "parquet"}, in.Format) {
+		v.add(field+".format", "is %q; use jsonl, csv or parquet", in.Format)
+	}
+	if in.Intent != "" && !slices.Contains(Intents, in.Intent) {
+		v.add(field+".intent", "is %q; use harmful, borderline or benign", in.Intent)
+	}
+	for k := range in.Columns {
+		if !slices.Contains(ImportColumns, k) {
+			v.add(field+".columns", "maps %q; the columns are %s", k, strings.Join(ImportColumns, ", "))
+		}
+	}
+}
+
+// ImportColumns are the columns that an import may map.
+var ImportColumns = []string{"text", "messages", "system", "category", "intent", "language", "source", "family", "expected"}
+
+// violations collects what is wrong, so that one error names it all.
+type violations []string
+
+func (v *violations) add(field, format string, args ...any) {
+	*v = append(*v, field+" "+fmt.Sprintf(format, args...))
+}
+
+func (v *violations) atLeast(field string, got, low int64) {
+	if got < low {
+		v.add(field, "is %d; it must be at least %d", got, low)
+	}
+}
+
+func (v *violations) between(field string, got, low, high float64) {
+	if !(got >= low && got <= high) {
+		v.add(field, "is %v; it must lie between %v and %v", got, low, high)
+	}
+}
+
+func (v *violations) err() error {
+	if len(*v) == 0 {
+		return nil
+	}
+	return Errorf("check run spec", "", InvalidInput, "%s", strings.Join(*v, "; "))
+}

@@ -1,0 +1,88 @@
+package schemas
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestNameAloneIsValid(t *testing.T) {
+	var s RunSpec
+	if err := json.Unmarshal([]byte(`{"name":"x"}`), &s); err != nil {
+		t.Fatal(err)
+	}
+	s = s.WithDefaults()
+	if err := s.Validate(); err != nil {
+		t.Errorf("defaults are not valid: %v", err)
+	}
+	if d := cmp.Diff(Arms, s.Evaluate.Arms); d != "" {
+		t.Errorf("arms (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(s, s.WithDefaults()); d != "" {
+		t.Errorf("defaults filled in twice differ:\n%s", d)
+	}
+}
+
+func TestSpecSurvivesJSON(t *testing.T) {
+	s := RunSpec{Name: "x", Gates: GatesSpec{Timeout: Duration(90 * time.Minute)}}.WithDefaults()
+	raw, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(raw), `"1h30m0s"`) {
+		t.Errorf("timeout is not a string: %s", raw)
+	}
+	var back RunSpec
+	if err := json.Unmarshal(raw, &back); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(s, back); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestBadSpecs(t *testing.T) {
+	tests := []struct{ name, spec, want string }{
+		{"typo", `{"name":"x","synthesise":{}}`, `unknown field "synthesise"`},
+		{"nested typo", `{"name":"x","filter":{"treshold":1}}`, `unknown field "treshold"`},
+		{"wrong type", `{"name":"x","filter":{"votes":"three"}}`, `filter.votes`},
+		{"duration as number", `{"name":"x","gates":{"timeout":3}}`, `a duration is a string`},
+		{"two objects", `{"name":"x"} {}`, `after top-level value`},
+		{"no name", `{}`, "name is missing"},
+		{"negative votes", `{"name":"x","filter":{"votes":-1}}`, "filter.votes is -1"},
+		{"threshold over 1", `{"name":"x","filter":{"threshold":1.5}}`, "filter.threshold is 1.5"},
+		{"unknown arm", `{"name":"x","evaluate":{"arms":["bse"]}}`, `evaluate.arms has "bse"`},
+		{"arm without its stage", `{"name":"x","rl":{"skip":true},"evaluate":{"arms":["rl"]}}`, "whose stage is skipped"},
+		{"unknown column", `{"name":"x","prompts":{"imports":[{"path":"a.csv","columns":{"txt":"q"}}]}}`, `prompts.imports[0].columns maps "txt"`},
+		{"unknown intent", `{"name":"x","prompts":{"imports":[{"path":"a.csv","intent":"bad"}]}}`, `prompts.imports[0].intent is "bad"`},
+		{"all at once", `{"window":-3,"sft":{"epochs":-1}}`, "name is missing; give the run a name; sft.epochs is -1; it must be at least 1; window is -3"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var s RunSpec
+			err := json.Unmarshal([]byte(tt.spec), &s)
+			if err == nil {
+				err = s.WithDefaults().Validate()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %v, want an error with %q", err, tt.want)
+			}
+			if !strings.Contains(tt.name, "two") && KindOf(err) != InvalidInput {
+				t.Errorf("kind is %q", KindOf(err))
+			}
+		})
+	}
+}
+
+func FuzzRunSpec(f *testing.F) {
+	f.Add([]byte(`{"name":"x"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s RunSpec
+		if json.Unmarshal(b, &s) == nil {
+			_ = s.WithDefaults().Validate()
+		}
+	})
+}

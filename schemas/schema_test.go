@@ -1,0 +1,49 @@
+package schemas
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/invopop/jsonschema"
+)
+
+var update = flag.Bool("update", false, "write the published JSON Schema anew")
+
+// TestPublishedSchema keeps runspec.schema.json, which editors check run specs
+// by, true to RunSpec.
+func TestPublishedSchema(t *testing.T) {
+	r := jsonschema.Reflector{
+		Anonymous: true, DoNotReference: true, RequiredFromJSONSchemaTags: true,
+		Mapper: func(t reflect.Type) *jsonschema.Schema {
+			if t == reflect.TypeFor[Duration]() {
+				return &jsonschema.Schema{Type: "string", Pattern: `^([0-9.]+(ns|us|ms|s|m|h))+$`}
+			}
+			return nil
+		},
+	}
+	s := r.Reflect(RunSpec{})
+	s.Title = "Precept run specification"
+	s.Required = []string{"name"}
+	got, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	const file = "runspec.schema.json"
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s is out of date; run go test ./schemas -update\n%s", file, d)
+	}
+}

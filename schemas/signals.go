@@ -1,0 +1,119 @@
+package schemas
+
+import "time"
+
+// The names of signals, updates and queries of a Factory run. Each signal has an
+// update of the same name, whose validator answers at once when the message
+// makes no sense.
+const (
+	SignalApprove = "approve"
+	SignalReject  = "reject"
+	SignalResume  = "resume"
+	SignalAbort   = "abort"
+	QueryProgress = "progress"
+)
+
+// Decision is a person's answer to a gate: the payload of approve, reject,
+// resume and abort. Opening and Digest bind it to one opening of the gate; a bare
+// decision binds to the opening that waits.
+type Decision struct {
+	Gate    Gate   `json:"gate"`
+	By      string `json:"by"`
+	Opening string `json:"opening,omitempty"`
+	Digest  Digest `json:"digest,omitempty"`
+	Note    string `json:"note,omitempty"`
+}
+
+// The verdicts of a decision.
+const (
+	DecisionApprove = "approve"
+	DecisionReject  = "reject"
+	DecisionResume  = "resume"
+	DecisionAbort   = "abort"
+)
+
+// DecisionRecord is a decision as it is stored, runs/<run>/decisions/<n>.json.
+type DecisionRecord struct {
+	Number   int       `json:"number"`
+	Verdict  string    `json:"verdict"`
+	Decision Decision  `json:"decision"`
+	Stale    bool      `json:"stale,omitempty"`
+	At       time.Time `json:"at"`
+}
+
+// Opening is one opening of a gate. ID is made of gate, number and the digest of
+// what is judged.
+type Opening struct {
+	ID       string    `json:"id"`
+	Gate     Gate      `json:"gate"`
+	Number   int       `json:"number"`
+	Digest   Digest    `json:"digest"`
+	Question string    `json:"question"`
+	Command  string    `json:"command"`
+	Since    time.Time `json:"since"`
+}
+
+// The states of a run.
+const (
+	StateRunning   = "running"
+	StateWaiting   = "waiting"
+	StateCompleted = "completed"
+	StateRejected  = "rejected"
+	StateAborted   = "aborted"
+)
+
+// StageProgress is one stage's part of Progress.
+type StageProgress struct {
+	Stage   Stage   `json:"stage"`
+	Tasks   int     `json:"tasks"`
+	Done    int     `json:"done"`
+	Found   int     `json:"found,omitempty"` // tasks whose outputs were there already
+	Ledger  Ledger  `json:"ledger"`
+	Usage   Usage   `json:"usage"`
+	Seconds float64 `json:"seconds"`
+	Closed  bool    `json:"closed"`
+}
+
+// Progress answers the query "progress".
+type Progress struct {
+	Run       RunID            `json:"run"`
+	Name      string           `json:"name"`
+	State     string           `json:"state"`
+	Stage     Stage            `json:"stage"`
+	Stages    []StageProgress  `json:"stages"`
+	Waiting   *Opening         `json:"waiting,omitempty"`
+	Decisions []DecisionRecord `json:"decisions,omitempty"`
+	Simulated []string         `json:"simulated,omitempty"`
+	Started   time.Time        `json:"started"`
+}
+
+// TaskProgress is the heartbeat of a running task: a hint for people.
+type TaskProgress struct {
+	Done    int64              `json:"done"`
+	Total   int64              `json:"total"`
+	Unit    string             `json:"unit"`
+	Note    string             `json:"note,omitempty"`
+	Metrics map[string]float64 `json:"metrics,omitempty"`
+}
+
+// Carried is what a run hands to its continuation. It stays under 64 KB.
+type Carried struct {
+	Started   time.Time        `json:"started"`
+	Inputs    *InputsRef       `json:"inputs,omitempty"`
+	Sums      []StageSum       `json:"sums"`
+	Open      *OpenStage       `json:"open,omitempty"`
+	Openings  int              `json:"openings"`
+	Decisions []DecisionRecord `json:"decisions,omitempty"`
+}
+
+// OpenStage is where an unfinished stage stands: every task before Next is done,
+// but those in Failed.
+type OpenStage struct {
+	Stage   Stage     `json:"stage"`
+	Plan    *PlanRef  `json:"plan,omitempty"`
+	Next    int       `json:"next"`
+	Failed  []int     `json:"failed,omitempty"`
+	Ledger  Ledger    `json:"ledger"`
+	Usage   Usage     `json:"usage"`
+	Started time.Time `json:"started"`
+}
