@@ -1,0 +1,138 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// curateVersion changes when the same verdicts give other training sets.
+const curateVersion = 1
+
+// curate plans a task for every shard of verdicts, with the completions they
+// judge and the prompts those answer.
+func (p *planner) curate(ctx context.Context) (tasks []schemas.Task, err error) {
+	m, err := p.manifest(ctx, schemas.StageFilter)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := p.loadPlan(ctx, m.Plan)
+	if err != nil {
+		return nil, err
+	}
+	synthesized, err := p.manifest(ctx, schemas.StageSynthesize)
+	if err != nil {
+		return nil, err
+	}
+	prior, err := p.loadPlan(ctx, synthesized.Plan)
+	if err != nil {
+		return nil, err
+	}
+	for i, ref := range m.Outputs[schemas.OutputVerdicts] {
+		completions, prompts := plan.Tasks[i].Inputs[0], prior.Tasks[i].Inputs[0]
+		l := lineage{
+			Stage: schemas.StageCurate, Version: curateVersion, Inputs: digests(prompts, completions, ref),
+			Params: map[string]any{"max_examples": p.Spec.Curate.MaxExamples},
+		}
+		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputExamples, schemas.OutputRLPrompts)
+		t.Category, t.Inputs = plan.Tasks[i].Category, []schemas.ShardRef{prompts, completions, ref}
+		tasks = append(tasks, t)
+	}
+	return tasks, nil
+}
+
+// Curate makes the training rows of one shard: the best kept completion of every
+// prompt, without the policy, and the prompts for RL.
+func (a *Activities) Curate(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		prompts, err := keptPrompts(ctx, a.store, w.Inputs[0])
+		if err != nil {
+			return err
+		}
+		completions, err := shard.Read[schemas.Completion](ctx, a.store, w.Inputs[1])
+		if err != nil {
+			return err
+		}
+		verdicts, err := shard.Read[schemas.Verdict](ctx, a.store, w.Inputs[2])
+		if err != nil {
+			return err
+		}
+		examples, ledger := curateShard(completions, verdicts, w.spec.Curate.MaxExamples)
+		ledger.Planned = w.Planned
+		key, err := w.Output(schemas.OutputExamples)
+		if err != nil {
+			return err
+		}
+		if _, err := shard.Write(ctx, a.store, w.stage, key, examples, ledger, w.Lineage); err != nil {
+			return err
+		}
+		rl := make([]schemas.RLPrompt, len(prompts))
+		for i, p := range prompts {
+			rl[i] = schemas.RLPrompt{PromptID: p.ID, Prompt: p.Messages, Category: p.Category, Intent: p.Intent}
+		}
+		if key, err = w.Output(schemas.OutputRLPrompts); err != nil {
+			return err
+		}
+		_, err = shard.Write(ctx, a.store, w.stage, key, rl, schemas.Ledger{}, w.Lineage)
+		return err
+	})
+}
+
+// curateShard picks the best kept completion of every prompt: the highest
+// minimum, then the highest mean vote, then the earliest sample.
+func curateShard(completions []schemas.Completion, verdicts []schemas.Verdict, most int) ([]schemas.Example, schemas.Ledger) {
+	byID := make(map[string]schemas.Completion, len(completions))
+	for _, c := range completions {
+		byID[c.ID] = c
+	}
+	groups := map[string][]schemas.Verdict{}
+	var order []string
+	for _, v := range verdicts {
+		if v.Reason != "" {
+			continue
+		}
+		if _, ok := groups[v.PromptID]; !ok {
+			order = append(order, v.PromptID)
+		}
+		groups[v.PromptID] = append(groups[v.PromptID], v)
+	}
+	slices.Sort(order)
+	var ledger schemas.Ledger
+	examples := []schemas.Example{}
+	for _, id := range order {
+		group := groups[id]
+		slices.SortStableFunc(group, func(x, y schemas.Verdict) int {
+			return cmp.Or(cmp.Compare(y.Score, x.Score), cmp.Compare(meanVote(y), meanVote(x)), cmp.Compare(x.Sample, y.Sample))
+		})
+		for range group[1:] {
+			ledger.Count(schemas.ReasonNotBest)
+		}
+		if most > 0 && len(examples) >= most {
+			ledger.Count(schemas.ReasonOverQuota)
+			continue
+		}
+		ledger.Count("")
+		examples = append(examples, example(byID[group[0].CompletionID], group[0]))
+	}
+	return examples, ledger
+}
+
+func meanVote(v schemas.Verdict) (sum float64) {
+	for _, vote := range v.Votes {
+		sum += vote.Score
+	}
+	return sum / float64(max(1, len(v.Votes)))
+}
+
+func example(c schemas.Completion, v schemas.Verdict) schemas.Example {
+	target := []schemas.Message{{Role: "assistant", Content: schemas.Target(c.CoT, c.Answer)}}
+	return schemas.Example{
+		ID:     string(schemas.DigestOf([]any{c.Prompt.Messages, target})[:24]),
+		Prompt: c.Prompt.Messages, Completion: target, PromptID: c.Prompt.ID, CompletionID: c.ID,
+		Category: c.Prompt.Category, Intent: c.Prompt.Intent, Language: c.Prompt.Language, Source: c.Prompt.Source,
+		Score: v.Score,
+	}
+}

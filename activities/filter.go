@@ -1,0 +1,117 @@
+package activities
+
+import (
+	"context"
+
+	"precept/internal/judge"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// filterVersion changes when the same votes give other verdicts.
+const filterVersion = 1
+
+// filter plans a task for every shard of completions.
+func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {
+	m, err := p.manifest(ctx, schemas.StageSynthesize)
+	if err != nil {
+		return nil, err
+	}
+	pol, err := p.policyOf(ctx, p.inputs.Policy)
+	if err != nil {
+		return nil, err
+	}
+	j, err := p.endpoint(p.Spec.Filter.Judge)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := p.loadPlan(ctx, m.Plan)
+	if err != nil {
+		return nil, err
+	}
+	for i, ref := range m.Outputs[schemas.OutputCompletions] {
+		cp, err := pol.For(plan.Tasks[i].Category)
+		if err != nil {
+			return nil, err
+		}
+		s := p.Spec.Filter
+		l := lineage{
+			Stage: schemas.StageFilter, Version: []any{filterVersion, judge.StageVersion()}, Inputs: digests(ref),
+			Params: map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens},
+			Policy: cp.Digest, Models: []schemas.ModelIdentity{j.Identity()},
+		}
+		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
+		t.Category, t.Inputs = cp.Category, []schemas.ShardRef{ref}
+		tasks = append(tasks, t)
+	}
+	return tasks, nil
+}
+
+// Filter has the judge vote on one shard of completions.
+func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		completions, err := keptCompletions(ctx, a.store, w.Inputs[0])
+		if err != nil {
+			return err
+		}
+		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
+		if err != nil {
+			return err
+		}
+		cp, err := pol.For(w.Category)
+		if err != nil {
+			return err
+		}
+		client, err := a.client(w.spec.Filter.Judge)
+		if err != nil {
+			return err
+		}
+		s := w.spec.Filter
+		j := judge.New(client.Guarded(w.lease.Check), judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: s.Threshold, MaxTokens: s.MaxTokens})
+		rows := make([]schemas.Verdict, len(completions))
+		err = each(ctx, w, completions, inFlight(client), func(ctx context.Context, i int, c schemas.Completion) error {
+			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
+			w.add(r.Usage)
+			if err != nil {
+				return err
+			}
+			rows[i] = schemas.Verdict{
+				CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
+				Sample: c.Sample, Judge: client.Endpoint().Identity(), Score: r.Score, Votes: r.Votes, Early: r.Early,
+			}
+			switch {
+			case len(r.Votes) == 0:
+				rows[i].Reason = schemas.ReasonLostVote
+			case r.Score < s.Threshold:
+				rows[i].Reason = schemas.ReasonBelowThreshold
+			case r.Lost > 0:
+				// A minimum over fewer votes than asked for is no verdict to keep by.
+				rows[i].Reason = schemas.ReasonLostVote
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		ledger := schemas.Ledger{Planned: w.Planned}
+		for _, r := range rows {
+			ledger.Count(r.Reason)
+		}
+		key, err := w.Output(schemas.OutputVerdicts)
+		if err != nil {
+			return err
+		}
+		_, err = shard.Write(ctx, a.store, w.stage, key, rows, ledger, w.Lineage)
+		return err
+	})
+}
+
+func keptCompletions(ctx context.Context, store shard.Store, ref schemas.ShardRef) (kept []schemas.Completion, err error) {
+	rows, err := shard.Read[schemas.Completion](ctx, store, ref)
+	for _, r := range rows {
+		if r.Reason == "" {
+			kept = append(kept, r)
+		}
+	}
+	return kept, err
+}

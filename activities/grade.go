@@ -1,0 +1,109 @@
+package activities
+
+import (
+	"context"
+
+	"precept/internal/eval"
+	"precept/internal/judge"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// gradeVersion changes when the same votes give other grades.
+const gradeVersion = 1
+
+// grade plans a task for every shard of evaluation answers.
+func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
+	m, err := p.manifest(ctx, schemas.StageSample)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := p.loadPlan(ctx, m.Plan)
+	if err != nil {
+		return nil, err
+	}
+	grader, err := p.endpoint(p.Spec.Evaluate.Grader)
+	if err != nil {
+		return nil, err
+	}
+	for i, ref := range m.Outputs[schemas.OutputCompletions] {
+		l := lineage{
+			Stage: schemas.StageGrade, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
+			Params: map[string]any{"votes": p.Spec.Evaluate.Votes},
+			Policy: p.inputs.Policy, Models: []schemas.ModelIdentity{grader.Identity()},
+		}
+		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
+		t.Arm, t.Suite, t.Inputs = plan.Tasks[i].Arm, plan.Tasks[i].Suite, []schemas.ShardRef{ref}
+		tasks = append(tasks, t)
+	}
+	return tasks, nil
+}
+
+// Grade has the grader say what each evaluation answer did.
+func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		completions, err := shard.Read[schemas.Completion](ctx, a.store, w.Inputs[0])
+		if err != nil {
+			return err
+		}
+		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
+		if err != nil {
+			return err
+		}
+		client, err := a.client(w.spec.Evaluate.Grader)
+		if err != nil {
+			return err
+		}
+		j := judge.New(client.Guarded(w.lease.Check), judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes})
+		rows := make([]schemas.Grade, len(completions))
+		err = each(ctx, w, completions, inFlight(client), func(ctx context.Context, i int, c schemas.Completion) error {
+			rows[i] = schemas.Grade{
+				CompletionID: c.ID, PromptID: c.Prompt.ID, Suite: c.Suite, Arm: c.Arm,
+				Category: c.Prompt.Category, Intent: c.Prompt.Intent, Expected: c.Prompt.Expected,
+				HasCoT: c.CoT != "", Cited: eval.CitedCategory(c.CoT, pol.Categories()),
+				Truncated: c.FinishReason == "length", Grader: client.Endpoint().Identity(),
+			}
+			cp, err := pol.For(c.Prompt.Category)
+			if err != nil {
+				return err
+			}
+			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
+			w.add(r.Usage)
+			if err != nil {
+				return err
+			}
+			rows[i].Votes = r.Votes
+			if len(r.Votes) == 0 {
+				rows[i].Reason = schemas.ReasonLostVote
+				return nil
+			}
+			worst := worstVote(r.Votes)
+			rows[i].Action, rows[i].JudgeExpects, rows[i].Style = worst.Action, worst.Expected, worst.Style
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		ledger := schemas.Ledger{Planned: w.Planned}
+		for _, r := range rows {
+			ledger.Count(r.Reason)
+		}
+		key, err := w.Output(schemas.OutputGrades)
+		if err != nil {
+			return err
+		}
+		_, err = shard.Write(ctx, a.store, w.stage, key, rows, ledger, w.Lineage)
+		return err
+	})
+}
+
+// worstVote is the vote that makes the minimum.
+func worstVote(votes []schemas.Vote) schemas.Vote {
+	worst := votes[0]
+	for _, v := range votes[1:] {
+		if v.Score < worst.Score {
+			worst = v
+		}
+	}
+	return worst
+}

@@ -1,0 +1,96 @@
+package activities
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// ManifestRequest asks to close a stage.
+type ManifestRequest struct {
+	Run      schemas.RunID   `json:"run"`
+	Stage    schemas.Stage   `json:"stage"`
+	Plan     schemas.PlanRef `json:"plan"`
+	Usage    schemas.Usage   `json:"usage"`
+	Started  time.Time       `json:"started"`
+	Finished time.Time       `json:"finished"`
+}
+
+// Manifest builds a stage's result from its plan and the stored objects, not
+// from what tasks said.
+func (a *Activities) Manifest(ctx context.Context, req ManifestRequest) (schemas.StageSum, error) {
+	sum, err := a.close(ctx, req)
+	return sum, fail(err)
+}
+
+func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schemas.StageSum, err error) {
+	plan, err := a.loadPlan(ctx, req.Plan)
+	if err != nil {
+		return sum, err
+	}
+	m := schemas.Manifest{
+		Run: req.Run, Stage: req.Stage, Spec: schemas.DigestOf(plan.Spec), Plan: req.Plan,
+		Outputs: map[string][]schemas.ShardRef{}, ByCategory: map[schemas.Category]schemas.Ledger{},
+		Usage: req.Usage, Started: req.Started, Finished: req.Finished, Code: codeVersion(),
+	}
+	for _, t := range plan.Tasks {
+		for _, o := range t.Outputs {
+			var ledger schemas.Ledger
+			if o.Kind == schemas.OutputModel {
+				job, ok, err := a.job(ctx, o.Key)
+				if err != nil {
+					return sum, err
+				}
+				if !ok {
+					return sum, missing(req.Stage, t, o)
+				}
+				m.Model, m.Curve, ledger = &job.Model, job.Curve, job.Ledger
+			} else {
+				ref, ok, err := shard.Find(ctx, a.store, req.Stage, o.Key)
+				if err != nil {
+					return sum, err
+				}
+				if !ok {
+					return sum, missing(req.Stage, t, o)
+				}
+				m.Outputs[o.Kind] = append(m.Outputs[o.Kind], ref)
+				sum.Rows += ref.Rows
+				ledger = ref.Ledger
+			}
+			m.Ledger.Add(ledger)
+			if t.Category != "" {
+				c := m.ByCategory[t.Category]
+				c.Add(ledger)
+				m.ByCategory[t.Category] = c
+			}
+		}
+	}
+	sum.Stage, sum.Tasks, sum.Ledger, sum.Usage = req.Stage, len(plan.Tasks), m.Ledger, req.Usage
+	sum.Manifest = schemas.ManifestObject(req.Run, req.Stage)
+	// What people judge is the content: not when it was made, or at what cost.
+	sum.Digest = schemas.DigestOf(struct {
+		Outputs map[string][]schemas.ShardRef
+		Model   *schemas.ModelRef
+	}{m.Outputs, m.Model})
+	err = shard.PutJSON(ctx, a.store, sum.Manifest, m, shard.PutOptions{})
+	return sum, err
+}
+
+func missing(stage schemas.Stage, t schemas.Task, o schemas.Output) error {
+	return schemas.Errorf("close stage", string(stage), schemas.Internal, "task %q left no %s under key %s", t.Title, o.Kind, o.Key.Short())
+}
+
+// codeVersion is the build's revision, where the build recorded one.
+func codeVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}

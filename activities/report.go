@@ -1,0 +1,177 @@
+package activities
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+
+	"precept/internal/eval"
+	"precept/internal/report"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// ReportRequest asks for a run's report as it stands.
+type ReportRequest struct {
+	Run       schemas.RunID            `json:"run"`
+	Spec      schemas.RunSpec          `json:"spec"`
+	Inputs    schemas.InputsRef        `json:"inputs"`
+	Sums      []schemas.StageSum       `json:"sums"`
+	Decisions []schemas.DecisionRecord `json:"decisions"`
+	State     string                   `json:"state"`
+	Note      string                   `json:"note"`
+}
+
+// How many rows a report shows.
+const (
+	shownSamples  = 24
+	shownExamples = 12
+)
+
+// Report writes a run's report as HTML and JSON.
+func (a *Activities) Report(ctx context.Context, req ReportRequest) (schemas.RunReport, error) {
+	r, err := a.report(ctx, req)
+	return r, fail(err)
+}
+
+func (a *Activities) report(ctx context.Context, req ReportRequest) (r schemas.RunReport, err error) {
+	r = schemas.RunReport{
+		Run: req.Run, Name: req.Spec.Name, State: req.State, Note: req.Note, Spec: schemas.DigestOf(req.Spec),
+		Policy: req.Inputs.Policy, Simulated: req.Inputs.Simulated, Stages: req.Sums,
+		HTML: schemas.RunObject(req.Run, "report/report.html"), JSON: schemas.RunObject(req.Run, "report/report.json"),
+	}
+	data := report.Data{Decisions: req.Decisions}
+	if data.SpecJSON, err = schemas.CanonicalJSON(req.Spec); err != nil {
+		return r, err
+	}
+	if data.Inputs, err = a.inputs(ctx, req.Inputs); err != nil {
+		return r, err
+	}
+	for _, s := range req.Sums {
+		m, err := a.manifest(ctx, req.Sums, s.Stage)
+		if err != nil {
+			return r, err
+		}
+		data.Manifests = append(data.Manifests, m)
+		switch s.Stage {
+		case schemas.StageCurate:
+			data.Examples, err = spread[schemas.Example](ctx, a.store, m.Outputs[schemas.OutputExamples], shownExamples)
+		case schemas.StageSample:
+			r.Models, err = a.armsOf(ctx, m)
+		case schemas.StageGrade:
+			r.Evaluation, data.Samples, err = a.evaluation(ctx, req, m)
+		}
+		if err != nil {
+			return r, err
+		}
+	}
+	data.Report = r
+	var page bytes.Buffer
+	if err := report.Render(&page, data); err != nil {
+		return r, err
+	}
+	if _, err := a.store.Put(ctx, r.HTML, page.Bytes(), shard.PutOptions{ContentType: "text/html; charset=utf-8"}); err != nil {
+		return r, err
+	}
+	return r, shard.PutJSON(ctx, a.store, r.JSON, r, shard.PutOptions{})
+}
+
+// armsOf tells which weights each arm was.
+func (a *Activities) armsOf(ctx context.Context, m schemas.Manifest) (out []schemas.ArmModel, err error) {
+	plan, err := a.loadPlan(ctx, m.Plan)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range plan.Tasks {
+		if !slices.ContainsFunc(out, func(x schemas.ArmModel) bool { return x.Arm == t.Arm }) {
+			out = append(out, schemas.ArmModel{Arm: t.Arm, Model: *t.Model})
+		}
+	}
+	return out, nil
+}
+
+// evaluation computes the measures, and picks samples to show beside them.
+func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded schemas.Manifest) (e schemas.Evaluation, shown []report.Sample, err error) {
+	var grades []schemas.Grade
+	for _, ref := range graded.Outputs[schemas.OutputGrades] {
+		rows, err := shard.Read[schemas.Grade](ctx, a.store, ref)
+		if err != nil {
+			return e, nil, err
+		}
+		grades = append(grades, rows...)
+	}
+	grader, err := a.endpoint(req.Spec.Evaluate.Grader)
+	if err != nil {
+		return e, nil, err
+	}
+	same := false
+	for _, name := range []string{req.Spec.Filter.Judge, req.Spec.RL.Judge} {
+		other, err := a.endpoint(name)
+		if err != nil {
+			return e, nil, err
+		}
+		same = same || other.Identity() == grader.Identity()
+	}
+	e = eval.Evaluate(grades, grader.Identity(), same)
+
+	byID := map[string]*schemas.Grade{}
+	for i := range grades {
+		byID[grades[i].CompletionID+string(grades[i].Arm)] = &grades[i]
+	}
+	sampled, err := a.manifest(ctx, req.Sums, schemas.StageSample)
+	if err != nil {
+		return e, nil, err
+	}
+	type id struct{ suite, prompt string }
+	samples := map[id]*report.Sample{}
+	for _, ref := range sampled.Outputs[schemas.OutputCompletions] {
+		rows, err := shard.Read[schemas.Completion](ctx, a.store, ref)
+		if err != nil {
+			return e, nil, err
+		}
+		for _, c := range rows {
+			k := id{c.Suite, c.Prompt.ID}
+			if samples[k] == nil {
+				samples[k] = &report.Sample{Suite: c.Suite, Prompt: c.Prompt}
+			}
+			samples[k].Answers = append(samples[k].Answers, report.Answer{Completion: c, Grade: byID[c.ID+string(c.Arm)]})
+		}
+	}
+	// Those that most arms answered first, then by intent and category in turn.
+	all := make([]*report.Sample, 0, len(samples))
+	for _, s := range samples {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(x, y *report.Sample) int {
+		return cmp.Or(cmp.Compare(len(y.Answers), len(x.Answers)), cmp.Compare(x.Prompt.Intent, y.Prompt.Intent),
+			cmp.Compare(x.Prompt.Category, y.Prompt.Category), cmp.Compare(x.Prompt.ID, y.Prompt.ID))
+	})
+	full := slices.IndexFunc(all, func(s *report.Sample) bool { return len(s.Answers) < len(all[0].Answers) })
+	if full < 0 {
+		full = len(all)
+	}
+	for i := range min(full, shownSamples) {
+		shown = append(shown, *all[i*full/min(full, shownSamples)])
+	}
+	rest := shownSamples - len(shown)
+	for i := range min(rest, len(all)-full) {
+		shown = append(shown, *all[full+i*(len(all)-full)/min(rest, len(all)-full)])
+	}
+	return e, shown, nil
+}
+
+// spread reads about n rows, evenly over shards.
+func spread[T any](ctx context.Context, store shard.Store, refs []schemas.ShardRef, n int) (out []T, err error) {
+	for i, ref := range refs {
+		rows, err := shard.Read[T](ctx, store, ref)
+		if err != nil {
+			return nil, err
+		}
+		want := min(len(rows), (n*(i+1))/len(refs)-(n*i)/len(refs))
+		for k := range want {
+			out = append(out, rows[k*len(rows)/want])
+		}
+	}
+	return out, nil
+}

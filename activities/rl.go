@@ -1,0 +1,139 @@
+package activities
+
+import (
+	"context"
+	"slices"
+
+	"precept/internal/judge"
+	"precept/internal/policy"
+	"precept/internal/reward"
+	"precept/internal/shard"
+	"precept/internal/trainer"
+	"precept/schemas"
+)
+
+// rlVersion changes when the same job trains another model.
+const rlVersion = 1
+
+// rl plans the one task of reinforcement learning, from the SFT model or, where
+// SFT is skipped, from the base.
+func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
+	m, err := p.manifest(ctx, schemas.StageCurate)
+	if err != nil {
+		return nil, err
+	}
+	start, err := p.startOfRL(ctx)
+	if err != nil {
+		return nil, err
+	}
+	j, err := p.endpoint(p.Spec.RL.Judge)
+	if err != nil {
+		return nil, err
+	}
+	s := p.Spec.RL
+	refs := m.Outputs[schemas.OutputRLPrompts]
+	l := lineage{
+		Stage: schemas.StageRL, Version: []any{rlVersion, judge.StageVersion()}, Inputs: digests(refs...),
+		Params: map[string]any{
+			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
+			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
+			"trainable_layers": s.TrainableLayers, "votes": s.Votes,
+		},
+		Policy: p.inputs.Policy, Models: []schemas.ModelIdentity{start.Identity(), j.Identity()},
+	}
+	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
+	t.Inputs, t.Model = refs, &start
+	return []schemas.Task{t}, nil
+}
+
+func (p *planner) startOfRL(ctx context.Context) (schemas.ModelRef, error) {
+	if p.Spec.SFT.Skip {
+		return p.base(ctx, p.Spec.Base)
+	}
+	m, err := p.manifest(ctx, schemas.StageSFT)
+	if err != nil {
+		return schemas.ModelRef{}, err
+	}
+	return *m.Model, nil
+}
+
+// RL trains a model against the judge, which sees the answers but never the
+// chains of thought.
+func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		j, err := w.newJob()
+		if err != nil {
+			return err
+		}
+		data, err := j.fetch(ctx, w.Inputs)
+		if err != nil {
+			return err
+		}
+		base, err := a.local(ctx, *w.Model)
+		if err != nil {
+			return err
+		}
+		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
+		if err != nil {
+			return err
+		}
+		client, err := a.client(w.spec.RL.Judge)
+		if err != nil {
+			return err
+		}
+		rewards, err := reward.Serve(ctx, reward.Options{
+			Judge:    judge.New(client.Guarded(w.lease.Check), judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens}),
+			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
+			InFlight: inFlight(client),
+			Usage:    w.add,
+		})
+		if err != nil {
+			return err
+		}
+		defer rewards.Close()
+		j.extra["precept-rollouts.json"] = rewards
+		from, err := j.resume(ctx)
+		if err != nil {
+			return err
+		}
+		s := w.spec.RL
+		model, _, err := j.run(ctx, "rl", trainer.RL{
+			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
+			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
+			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, LearningRate: s.LearningRate,
+			// Defaults of the literature for small groups: token-level loss, a raised
+			// upper clip (DAPO), no division by the group's spread (Dr. GRPO), and
+			// cut answers masked.
+			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
+			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
+			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: 300},
+		}, reward.TokenEnv+"="+rewards.Token())
+		if err != nil {
+			return err
+		}
+		rollouts := rewards.Rollouts()
+		ledger := schemas.Ledger{Planned: w.Planned}
+		for _, r := range rollouts {
+			if r.Reward == nil {
+				ledger.Fail(schemas.ReasonJudgeUnavailable)
+			} else {
+				ledger.Count("")
+			}
+		}
+		slices.SortFunc(rollouts, func(x, y schemas.Rollout) int {
+			if x.Step != y.Step {
+				return int(x.Step - y.Step)
+			}
+			return int(x.Index - y.Index)
+		})
+		key, err := w.Output(schemas.OutputRollouts)
+		if err != nil {
+			return err
+		}
+		ref, err := shard.Write(ctx, a.store, w.stage, key, rollouts, schemas.Ledger{}, w.Lineage)
+		if err != nil {
+			return err
+		}
+		return j.finish(ctx, schemas.JobResult{Model: model, Ledger: ledger, Rollouts: &ref})
+	})
+}

@@ -1,0 +1,144 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"precept/internal/llm"
+	"precept/internal/policy"
+	"precept/internal/trainer"
+	"precept/schemas"
+)
+
+// sampleVersion changes when the same answers give other completions.
+const sampleVersion = 1
+
+// served is how many requests a served model is asked at once.
+const served = 16
+
+// sample plans a task for every arm and suite.
+func (p *planner) sample(ctx context.Context) (tasks []schemas.Task, err error) {
+	models, err := p.armModels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, arm := range p.Spec.Evaluate.Arms {
+		model := models[arm]
+		for _, suite := range p.inputs.Suites {
+			n := armRows(p.Spec, arm, int(suite.Rows))
+			l := lineage{
+				Stage: schemas.StageSample, Version: sampleVersion, Inputs: digests(*suite.Shard),
+				Params: map[string]any{"arm": arm, "suite": suite.Name, "rows": n, "max_tokens": p.Spec.Evaluate.MaxTokens},
+				Models: []schemas.ModelIdentity{model.Identity()},
+			}
+			if arm == schemas.ArmBasePolicy {
+				l.Policy, l.Version = p.inputs.Policy, []any{sampleVersion, policy.TeacherVersion()}
+			}
+			t := newTask(title("%s asks %s", suite.Name, arm), int64(n), l, schemas.OutputCompletions)
+			t.Arm, t.Suite, t.Model, t.Inputs = arm, suite.Name, &model, []schemas.ShardRef{*suite.Shard}
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks, nil
+}
+
+// armModels tells which weights each arm is.
+func (p *planner) armModels(ctx context.Context) (map[schemas.Arm]schemas.ModelRef, error) {
+	base, err := p.base(ctx, p.Spec.Base)
+	if err != nil {
+		return nil, err
+	}
+	models := map[schemas.Arm]schemas.ModelRef{schemas.ArmBase: base, schemas.ArmBasePolicy: base}
+	for arm, stage := range map[schemas.Arm]schemas.Stage{schemas.ArmSFT: schemas.StageSFT, schemas.ArmRL: schemas.StageRL} {
+		if !slices.Contains(p.Spec.Evaluate.Arms, arm) {
+			continue
+		}
+		m, err := p.manifest(ctx, stage)
+		if err != nil {
+			return nil, err
+		}
+		models[arm] = *m.Model
+	}
+	return models, nil
+}
+
+// Sample serves one arm's model and asks it a suite.
+func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		prompts, err := keptPrompts(ctx, a.store, w.Inputs[0])
+		if err != nil {
+			return err
+		}
+		prompts = armPrompts(prompts, int(w.Planned))
+		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
+		if err != nil {
+			return err
+		}
+		dir, err := a.local(ctx, *w.Model)
+		if err != nil {
+			return err
+		}
+		w.beat.say("loading the model")
+		p, err := trainer.Start(ctx, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
+			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: served, Name: w.Model.Digest.Short(),
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { p.Stop(); _ = p.Wait() }()
+		ready, err := p.Ready(ctx, 10*time.Minute)
+		if err != nil {
+			return err
+		}
+		w.beat.say("")
+		client, err := llm.NewClient(llm.Endpoint{
+			Name: string(w.Arm), BaseURL: ready.URL, Model: ready.Model, Weights: w.Model.Digest,
+			MaxInFlight: served, Timeout: 15 * time.Minute, JSONMode: llm.JSONNone,
+		}, llm.Options{Journal: a.journal})
+		if err != nil {
+			return err
+		}
+		ask := asker{w: w, client: client.Guarded(w.lease.Check), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens}}
+		rows := make([]schemas.Completion, len(prompts))
+		err = each(ctx, w, prompts, served, func(ctx context.Context, i int, prompt schemas.Prompt) (err error) {
+			messages := prompt.Messages
+			if w.Arm == schemas.ArmBasePolicy {
+				cp, err := pol.For(prompt.Category)
+				if err != nil {
+					return err
+				}
+				messages = policy.TeacherMessages(cp, prompt)
+			}
+			rows[i], err = ask.completion(ctx, prompt, messages, 0)
+			rows[i].Arm, rows[i].Suite = w.Arm, w.Suite
+			// Whatever the model said is graded, cut or odd as it may be.
+			rows[i].Reason = ""
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return w.writeCompletions(ctx, rows)
+	})
+}
+
+// armPrompts picks n prompts, spread evenly over intents and categories, so that
+// a short arm still meets all of them. Prompts of one category stand together:
+// they share a prefix.
+func armPrompts(prompts []schemas.Prompt, n int) []schemas.Prompt {
+	if n >= len(prompts) {
+		return prompts
+	}
+	sorted := slices.Clone(prompts)
+	slices.SortStableFunc(sorted, func(x, y schemas.Prompt) int {
+		return cmp.Or(cmp.Compare(x.Intent, y.Intent), cmp.Compare(x.Category, y.Category), cmp.Compare(x.ID, y.ID))
+	})
+	out := make([]schemas.Prompt, n)
+	for i := range out {
+		out[i] = sorted[i*len(sorted)/n]
+	}
+	slices.SortStableFunc(out, func(x, y schemas.Prompt) int { return cmp.Compare(x.Category, y.Category) })
+	return out
+}

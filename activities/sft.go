@@ -1,0 +1,72 @@
+package activities
+
+import (
+	"context"
+
+	"precept/internal/trainer"
+	"precept/schemas"
+)
+
+// sftVersion changes when the same job trains another model.
+const sftVersion = 1
+
+// sft plans the one task of supervised training.
+func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
+	m, err := p.manifest(ctx, schemas.StageCurate)
+	if err != nil {
+		return nil, err
+	}
+	base, err := p.base(ctx, p.Spec.Base)
+	if err != nil {
+		return nil, err
+	}
+	s := p.Spec.SFT
+	refs := m.Outputs[schemas.OutputExamples]
+	l := lineage{
+		Stage: schemas.StageSFT, Version: sftVersion, Inputs: digests(refs...),
+		Params: map[string]any{
+			"seed": p.Spec.Seed, "epochs": s.Epochs, "learning_rate": s.LearningRate, "batch_size": s.BatchSize,
+			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers,
+		},
+		Models: []schemas.ModelIdentity{base.Identity()},
+	}
+	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)
+	t.Inputs, t.Model = refs, &base
+	return []schemas.Task{t}, nil
+}
+
+// SFT trains the base model on the examples.
+func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		j, err := w.newJob()
+		if err != nil {
+			return err
+		}
+		data, err := j.fetch(ctx, w.Inputs)
+		if err != nil {
+			return err
+		}
+		base, err := a.local(ctx, *w.Model)
+		if err != nil {
+			return err
+		}
+		from, err := j.resume(ctx)
+		if err != nil {
+			return err
+		}
+		s := w.spec.SFT
+		model, _, err := j.run(ctx, "sft", trainer.SFT{
+			Kind: "sft", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
+			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: s.BatchSize, GradientAccumulation: 1,
+			MaxLength: s.MaxLength, WarmupRatio: 0.05, TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps,
+			Device: "auto", DType: "float32", GroupByLength: true,
+		})
+		if err != nil {
+			return err
+		}
+		return j.finish(ctx, schemas.JobResult{Model: model, Ledger: schemas.Ledger{Planned: w.Planned, Kept: w.Planned}})
+	})
+}
+
+// layers is the trainer's word for the spec's: it trains all when told 0.
+func layers(n int) int { return max(0, n) }

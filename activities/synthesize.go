@@ -1,0 +1,168 @@
+package activities
+
+import (
+	"context"
+
+	"precept/internal/eval"
+	"precept/internal/llm"
+	"precept/internal/policy"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// synthesizeVersion changes when the same answers give other completions.
+const synthesizeVersion = 1
+
+// synthesize plans a task for every shard of prompts.
+func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err error) {
+	m, err := p.manifest(ctx, schemas.StagePrompts)
+	if err != nil {
+		return nil, err
+	}
+	pol, err := p.policyOf(ctx, p.inputs.Policy)
+	if err != nil {
+		return nil, err
+	}
+	teacher, err := p.endpoint(p.Spec.Synthesize.Teacher)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := p.loadPlan(ctx, m.Plan)
+	if err != nil {
+		return nil, err
+	}
+	for i, ref := range m.Outputs[schemas.OutputPrompts] {
+		category := plan.Tasks[i].Category
+		cp, err := pol.For(category)
+		if err != nil {
+			return nil, err
+		}
+		s := p.Spec.Synthesize
+		l := lineage{
+			Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
+			Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
+			Policy: cp.Digest, Models: []schemas.ModelIdentity{teacher.Identity()},
+		}
+		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept*int64(s.Samples), l, schemas.OutputCompletions)
+		t.Category, t.Inputs = category, []schemas.ShardRef{ref}
+		tasks = append(tasks, t)
+	}
+	return tasks, nil
+}
+
+// Synthesize has the teacher write completions for one shard of prompts.
+func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
+	return a.task(ctx, req, func(ctx context.Context, w *work) error {
+		prompts, err := keptPrompts(ctx, a.store, w.Inputs[0])
+		if err != nil {
+			return err
+		}
+		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
+		if err != nil {
+			return err
+		}
+		cp, err := pol.For(w.Category)
+		if err != nil {
+			return err
+		}
+		teacher, err := a.client(w.spec.Synthesize.Teacher)
+		if err != nil {
+			return err
+		}
+		ask := asker{w: w, client: teacher.Guarded(w.lease.Check), request: llm.Request{
+			Temperature: w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
+		}}
+		samples := w.spec.Synthesize.Samples
+		rows := make([]schemas.Completion, len(prompts)*samples)
+		err = each(ctx, w, rows, inFlight(teacher), func(ctx context.Context, i int, _ schemas.Completion) (err error) {
+			prompt := prompts[i/samples]
+			rows[i], err = ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
+			rows[i].Reason = teacherReason(rows[i])
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return w.writeCompletions(ctx, rows)
+	})
+}
+
+// teacherReason applies the cheap rules to a teacher's completion.
+func teacherReason(c schemas.Completion) schemas.Reason {
+	switch {
+	case c.Reason != "":
+		return c.Reason
+	case c.CoT == "":
+		return schemas.ReasonNoCoT
+	case c.Answer == "":
+		return schemas.ReasonEmpty
+	case eval.CitedCategory(c.CoT, []schemas.Category{c.Prompt.Category}) == "":
+		return schemas.ReasonNoCitation
+	}
+	return ""
+}
+
+// asker asks one model for completions.
+type asker struct {
+	w       *work
+	client  *llm.Client
+	request llm.Request
+}
+
+// completion asks for one sample and says what came of it; only what asking again
+// might change is an error.
+func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages []schemas.Message, sample int) (schemas.Completion, error) {
+	r := k.request
+	r.Messages, r.Sample = messages, sample
+	answer, meta, err := k.client.Ask(ctx, r)
+	if err != nil {
+		return schemas.Completion{}, err
+	}
+	k.w.add(llm.Count(answer, meta))
+	cot, text, ok := answer.Split()
+	c := schemas.Completion{
+		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),
+		Prompt: prompt, Model: k.client.Endpoint().Identity(), Sample: int32(sample),
+		CoT: cot, Answer: text, FinishReason: answer.FinishReason, Request: meta.Key,
+	}
+	switch {
+	case answer.Refusal:
+		c.Reason = schemas.ReasonRefused
+	case answer.Truncated():
+		c.Reason = schemas.ReasonTruncated
+	case !ok && cot != "":
+		c.Reason = schemas.ReasonMalformed
+	}
+	return c, nil
+}
+
+func (w *work) writeCompletions(ctx context.Context, rows []schemas.Completion) error {
+	ledger := schemas.Ledger{Planned: w.Planned}
+	for _, r := range rows {
+		ledger.Count(r.Reason)
+	}
+	key, err := w.Output(schemas.OutputCompletions)
+	if err != nil {
+		return err
+	}
+	_, err = shard.Write(ctx, w.store, w.stage, key, rows, ledger, w.Lineage)
+	return err
+}
+
+func keptPrompts(ctx context.Context, store shard.Store, ref schemas.ShardRef) (kept []schemas.Prompt, err error) {
+	rows, err := shard.Read[schemas.Prompt](ctx, store, ref)
+	for _, r := range rows {
+		if r.Reason == "" {
+			kept = append(kept, r)
+		}
+	}
+	return kept, err
+}
+
+// inFlight is how many requests a task keeps going: what the endpoint bears.
+func inFlight(c *llm.Client) int {
+	if n := c.Endpoint().MaxInFlight; n > 0 {
+		return n
+	}
+	return 8
+}

@@ -1,0 +1,3 @@
+// Package shardtest gives tests an object store: S3 is a real server on a
+// temporary folder, and Store is the suite that every shard.Store must pass.
+package shardtest

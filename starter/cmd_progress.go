@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"precept/schemas"
+)
+
+func (a *app) progressCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "progress RUN",
+		Short: "Show once where a run stands",
+		Long: `Show once where a run stands: stages, counts, cost, decisions, and what it waits for.
+
+The same with the Temporal CLI:
+  temporal workflow query --workflow-id RUN --name progress
+
+` + exitCodes,
+		Args: takes(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run := schemas.RunID(args[0])
+			s, err := a.connect()
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			seen, err := s.look(cmd.Context(), run)
+			if err != nil {
+				return err
+			}
+			p := seen.Progress
+			switch {
+			case seen.Ended != nil && seen.Ended.Report != nil:
+				p = ended(*seen.Ended.Report)
+			case seen.Ended != nil:
+				return failed(run, *seen.Ended)
+			case p == nil:
+				return schemas.Errorf("show progress of", string(run), schemas.Unavailable, "no %s answered: %s", seen.Away, seen.Why).
+					WithHint("Wait for it with: starter watch %s", shellWord(string(run)))
+			}
+			if a.json {
+				return printJSON(a.out, p)
+			}
+			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(p.Name), p.State, p.Stage)
+			fmt.Fprint(a.out, simulatedLine(p.Simulated), stageTable(p.Stages), decisionLines(p.Decisions))
+			if p.Waiting != nil {
+				fmt.Fprint(a.out, gateBlock(run, *p.Waiting))
+			}
+			return nil
+		},
+	}
+}
+
+// ended is the progress of a run that has ended.
+func ended(r schemas.RunReport) *schemas.Progress {
+	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated}
+	for _, s := range r.Stages {
+		p.Stage = s.Stage
+		p.Stages = append(p.Stages, schemas.StageProgress{
+			Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true,
+		})
+	}
+	return p
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"precept/schemas"
+)
+
+// clock writes a duration for people: "4.2s", "3m05s", "1h02m".
+func clock(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0.0s"
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	default:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// clip cuts s to n characters and shows that it did.
+func clip(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:max(n-1, 0)]) + "…"
+}
+
+func outcomes(m map[schemas.Reason]int64) (n int64) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
+// counted is what became of a stage's units, in short.
+func counted(l schemas.Ledger) string {
+	s := fmt.Sprintf("kept %d, rejected %d", l.Kept, outcomes(l.Rejected))
+	if n := outcomes(l.Failed); n > 0 {
+		s += fmt.Sprintf(", failed %d", n)
+	}
+	return s
+}
+
+// called is what the calls to models came to; empty where there were none.
+func called(u schemas.Usage) string {
+	if u.Paid+u.Cached == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("calls %d paid, %d cached", u.Paid, u.Cached)
+	if u.USD > 0 {
+		s += fmt.Sprintf(", $%.2f", u.USD)
+	}
+	return s
+}
+
+// stageLine says where a stage stands.
+func stageLine(s schemas.StageProgress, took string) string {
+	var parts []string
+	switch {
+	case s.Closed && s.Found > 0:
+		parts = append(parts, fmt.Sprintf("done: %d tasks (%d found done)", s.Tasks, s.Found), s.Ledger.String())
+	case s.Closed:
+		parts = append(parts, fmt.Sprintf("done: %d tasks", s.Tasks), s.Ledger.String())
+	case s.Tasks == 0:
+		parts = append(parts, "planning")
+	default:
+		parts = append(parts, fmt.Sprintf("%d/%d tasks", s.Done, s.Tasks), counted(s.Ledger))
+	}
+	if c := called(s.Usage); c != "" {
+		parts = append(parts, c)
+	}
+	if took != "" {
+		parts = append(parts, took)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// simulatedLine names the endpoints that are simulations.
+func simulatedLine(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Simulated, not real models: %s\n", oneLine(strings.Join(names, ", ")))
+}
+
+// stageTable shows stages with their counts and the time each took.
+func stageTable(stages []schemas.StageProgress) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "stage\ttasks\tkept\trejected\tcalls paid\tcached\tUSD\ttime")
+	var (
+		usage schemas.Usage
+		took  float64
+	)
+	for _, s := range stages {
+		time := "-"
+		if s.Closed {
+			time = clock(seconds(s.Seconds))
+		}
+		fmt.Fprintf(w, "%s\t%d/%d\t%d\t%d\t%d\t%d\t%.2f\t%s\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept,
+			outcomes(s.Ledger.Rejected)+outcomes(s.Ledger.Failed), s.Usage.Paid, s.Usage.Cached, s.Usage.USD, time)
+		usage.Add(s.Usage)
+		took += s.Seconds
+	}
+	fmt.Fprintf(w, "all\t\t\t\t%d\t%d\t%.2f\t%s\n", usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
+	w.Flush() // A strings.Builder takes all.
+	return b.String()
+}
+
+func decisionLines(records []schemas.DecisionRecord) string {
+	var b strings.Builder
+	for _, r := range records {
+		stale := ""
+		if r.Stale {
+			stale = " (stale: changed nothing)"
+		}
+		fmt.Fprintf(&b, "decision %d: %s %s by %s%s\n", r.Number, r.Verdict, r.Decision.Opening, oneLine(r.Decision.By), stale)
+	}
+	return b.String()
+}
+
+// gateBlock says what a run waits for and what moves it on.
+func gateBlock(run schemas.RunID, o schemas.Opening) string {
+	verdict, look := schemas.DecisionApprove, ""
+	switch o.Gate {
+	case schemas.GateFailure:
+		verdict = schemas.DecisionResume
+	case schemas.GateDataset:
+		look = fmt.Sprintf("  look at it    starter peek %s %s\n", shellWord(string(run)), schemas.StageCurate)
+	case schemas.GateRelease:
+		look = fmt.Sprintf("  look at it    starter report %s\n", shellWord(string(run)))
+	}
+	return fmt.Sprintf(`
+The run waits for a person at its %s gate (opening %s):
+  %s
+  digest        %s
+%s  %-13s starter %s %s %s --opening %s --by "YOUR NAME"
+  or            %s
+
+`, o.Gate, o.ID, oneLine(o.Question), o.Digest, look, verdict, verdict, shellWord(string(run)), o.Gate, o.ID, oneLine(o.Command))
+}
+
+// endBlock says how a run ended and how long its stages took.
+func endBlock(r schemas.RunReport) string {
+	note := ""
+	if r.Note != "" {
+		note = ": " + oneLine(r.Note)
+	}
+	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%sReport: starter report %s\n", r.Run, r.State, note,
+		simulatedLine(r.Simulated), stageTable(ended(r).Stages), shellWord(string(r.Run)))
+}

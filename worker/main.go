@@ -1,0 +1,119 @@
+// Command worker hosts the task queues of Precept named by flag: factory
+// (workflows and light work), llm (calls to language models) and gpu (training
+// and serving).
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/envconfig"
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"precept/activities"
+	"precept/internal/config"
+	"precept/internal/shard"
+	"precept/schemas"
+	"precept/workflows"
+)
+
+func main() {
+	configPath := flag.String("config", envOr("PRECEPT_CONFIG", "infra/dev/worker.yaml"), "the worker's configuration file (env PRECEPT_CONFIG)")
+	queues := flag.String("queues", "factory,llm", "the queues to host, of factory, llm, gpu")
+	tasks := flag.Int("tasks", 4, "tasks at a time on the queues factory and llm; gpu has one")
+	flag.Parse()
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	if err := run(*configPath, strings.Split(*queues, ","), *tasks); err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		os.Exit(1)
+	}
+}
+
+func run(configPath string, queues []string, tasks int) error {
+	for _, q := range queues {
+		if !slices.Contains([]string{schemas.QueueFactory, schemas.QueueLLM, schemas.QueueGPU}, q) {
+			return fmt.Errorf("there is no queue %q; --queues takes factory, llm, gpu", q)
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	c, err := config.Load(configPath)
+	if err != nil {
+		return err
+	}
+	store, err := c.OpenStore(ctx)
+	if err != nil {
+		return err
+	}
+	if err := store.CreateBucket(ctx); err != nil {
+		return err
+	}
+	options, err := envconfig.LoadDefaultClientOptions()
+	if err != nil {
+		return fmt.Errorf("read Temporal's client configuration: %w", err)
+	}
+	options.Logger = sdklog.NewStructuredLogger(slog.Default())
+	temporal, err := client.Dial(options)
+	if err != nil {
+		return fmt.Errorf("connect to Temporal (set TEMPORAL_ADDRESS or a profile): %w", err)
+	}
+	defer temporal.Close()
+
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	holder := fmt.Sprintf("%s-%d", host, os.Getpid())
+	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: holder})
+	acts := activities.New(c, store, journal, holder)
+
+	var workers []worker.Worker
+	for _, q := range queues {
+		o := worker.Options{
+			MaxConcurrentActivityExecutionSize: tasks,
+			WorkerStopTimeout:                  30 * time.Second,
+			// People watch tasks by their heartbeats.
+			MaxHeartbeatThrottleInterval: 3 * time.Second,
+			DisableRegistrationAliasing:  true,
+			DisableWorkflowWorker:        q != schemas.QueueFactory,
+		}
+		if q == schemas.QueueGPU {
+			o.MaxConcurrentActivityExecutionSize = 1
+			o.WorkerStopTimeout = 3 * time.Minute
+		}
+		w := worker.New(temporal, q, o)
+		if q == schemas.QueueFactory {
+			w.RegisterWorkflowWithOptions(workflows.Factory, workflow.RegisterOptions{Name: workflows.FactoryName})
+		}
+		w.RegisterActivity(acts)
+		if err := w.Start(); err != nil {
+			return fmt.Errorf("host queue %s: %w", q, err)
+		}
+		workers = append(workers, w)
+	}
+	slog.Info("worker is ready", "queues", queues, "endpoints", c.EndpointNames())
+	<-ctx.Done()
+	slog.Info("worker stops")
+	for _, w := range workers {
+		w.Stop()
+	}
+	return journal.Close(context.Background())
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}

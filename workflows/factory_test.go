@@ -1,0 +1,331 @@
+package workflows
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
+
+	"precept/activities"
+	"precept/schemas"
+)
+
+// world is a test environment whose activities do nothing but count: every stage
+// has three tasks and keeps all but one unit, rejected as "not best".
+type world struct {
+	*testsuite.TestWorkflowEnvironment
+	done    map[schemas.Stage][]int // tasks done, in order
+	records []schemas.DecisionRecord
+	stored  []schemas.DecisionRecord
+	failing func(activities.TaskRequest) error
+	planned func(schemas.Stage, int64) int64
+	sums    map[schemas.Stage]schemas.Ledger
+}
+
+const promptRows = 12
+
+func newWorld(t *testing.T) *world {
+	var suite testsuite.WorkflowTestSuite
+	w := &world{
+		TestWorkflowEnvironment: suite.NewTestWorkflowEnvironment(),
+		done:                    map[schemas.Stage][]int{},
+		failing:                 func(activities.TaskRequest) error { return nil },
+		planned:                 func(_ schemas.Stage, n int64) int64 { return n },
+		sums:                    map[schemas.Stage]schemas.Ledger{},
+	}
+	w.SetTestTimeout(20 * time.Second)
+	w.RegisterWorkflowWithOptions(Factory, workflow.RegisterOptions{Name: FactoryName})
+	w.RegisterActivity(&activities.Activities{})
+	w.OnActivity(act.Decisions, mock.Anything, mock.Anything).Return(func(context.Context, schemas.RunID) ([]schemas.DecisionRecord, error) {
+		return w.stored, nil
+	})
+	w.OnActivity(act.RecordDecision, mock.Anything, mock.Anything, mock.Anything).Return(func(_ context.Context, _ schemas.RunID, d schemas.DecisionRecord) error {
+		w.records = append(w.records, d)
+		return nil
+	})
+	w.OnActivity(act.Import, mock.Anything, mock.Anything).Return(schemas.InputsRef{
+		Object: "inputs", Policy: "policy", PromptRows: promptRows,
+		Sampled: map[schemas.Arm]int64{schemas.ArmBase: 5, schemas.ArmBasePolicy: 2, schemas.ArmSFT: 5, schemas.ArmRL: 5},
+	}, nil)
+	w.OnActivity(act.Plan, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.PlanRequest) (schemas.PlanRef, error) {
+		n := w.planned(r.Stage, expected(r))
+		l := schemas.Ledger{Planned: n, Kept: n}
+		if n > 1 {
+			l = schemas.Ledger{Planned: n, Kept: n - 1, Rejected: map[schemas.Reason]int64{schemas.ReasonNotBest: 1}}
+		}
+		if _, ok := w.sums[r.Stage]; !ok {
+			w.sums[r.Stage] = l
+		}
+		return schemas.PlanRef{Object: string(r.Stage), Digest: "d", Tasks: 3, Planned: n}, nil
+	})
+	for _, task := range []any{act.Prompts, act.Synthesize, act.Filter, act.Curate, act.SFT, act.RL, act.Sample, act.Grade} {
+		w.OnActivity(task, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.TaskRequest) (schemas.TaskResult, error) {
+			if err := w.failing(r); err != nil {
+				return schemas.TaskResult{}, err
+			}
+			w.done[r.Stage] = append(w.done[r.Stage], r.Index)
+			return schemas.TaskResult{Usage: schemas.Usage{Paid: 1}}, nil
+		})
+	}
+	w.OnActivity(act.Manifest, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ManifestRequest) (schemas.StageSum, error) {
+		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage}, nil
+	})
+	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
+		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums}, nil
+	})
+	return w
+}
+
+// expected repeats, by hand, what each stage owes given what came before.
+func expected(r activities.PlanRequest) int64 {
+	kept := map[schemas.Stage]int64{}
+	for _, s := range r.Sums {
+		kept[s.Stage] = s.Ledger.Kept
+	}
+	switch r.Stage {
+	case schemas.StagePrompts:
+		return promptRows
+	case schemas.StageSynthesize:
+		return kept[schemas.StagePrompts] * 2
+	case schemas.StageFilter:
+		return kept[schemas.StageSynthesize]
+	case schemas.StageCurate:
+		return kept[schemas.StageFilter]
+	case schemas.StageSFT:
+		return kept[schemas.StageCurate]
+	case schemas.StageRL:
+		return 8 * 2 * 4
+	case schemas.StageSample:
+		return 5 + 2 + 5 + 5
+	}
+	return kept[schemas.StageSample]
+}
+
+func (w *world) run(t *testing.T, spec schemas.RunSpec) schemas.RunReport {
+	t.Helper()
+	w.ExecuteWorkflow(FactoryName, spec, nil)
+	if !w.IsWorkflowCompleted() {
+		t.Fatal("the run did not end")
+	}
+	if err := w.GetWorkflowError(); err != nil {
+		t.Fatal(err)
+	}
+	var report schemas.RunReport
+	if err := w.GetWorkflowResult(&report); err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// at sends a signal some time after the start; the test's clock jumps there.
+func (w *world) at(d time.Duration, name string, decision schemas.Decision) {
+	w.RegisterDelayedCallback(func() { w.SignalWorkflow(name, decision) }, d)
+}
+
+func spec() schemas.RunSpec { return schemas.RunSpec{Name: "test"} }
+
+func gated() schemas.RunSpec {
+	s := spec()
+	s.Gates = schemas.GatesSpec{Dataset: true, Release: true}
+	return s
+}
+
+func TestRunPassesAllStages(t *testing.T) {
+	w := newWorld(t)
+	report := w.run(t, spec())
+	if report.State != schemas.StateCompleted {
+		t.Errorf("state is %q", report.State)
+	}
+	var stages []schemas.Stage
+	for _, s := range report.Stages {
+		stages = append(stages, s.Stage)
+	}
+	if want := schemas.Stages[:len(schemas.Stages)-1]; !slices.Equal(stages, want) {
+		t.Errorf("stages %v, want %v", stages, want)
+	}
+	for _, s := range stages {
+		slices.Sort(w.done[s])
+		if !slices.Equal(w.done[s], []int{0, 1, 2}) {
+			t.Errorf("stage %s did tasks %v", s, w.done[s])
+		}
+	}
+}
+
+func TestGates(t *testing.T) {
+	approve := func(g schemas.Gate) schemas.Decision { return schemas.Decision{Gate: g, By: "ann"} }
+	curated := schemas.DigestOf(schemas.StageCurate)
+	tests := []struct {
+		name   string
+		spec   schemas.RunSpec
+		stored []schemas.DecisionRecord
+		send   func(w *world)
+		state  string
+		note   string
+		stale  int
+	}{
+		{"approved", gated(), nil, func(w *world) {
+			w.at(time.Hour, "approve", approve(schemas.GateDataset))
+			w.at(2*time.Hour, "approve", approve(schemas.GateRelease))
+		}, schemas.StateCompleted, "", 0},
+		{"rejected", gated(), nil, func(w *world) {
+			w.at(time.Hour, "reject", schemas.Decision{Gate: schemas.GateDataset, By: "ann", Note: "too few"})
+		}, schemas.StateRejected, "too few", 0},
+		{"a bare decision binds to what waits", gated(), nil, func(w *world) {
+			w.at(time.Hour, "approve", schemas.Decision{By: "ann"})
+			w.at(2*time.Hour, "approve", schemas.Decision{By: "ann"})
+		}, schemas.StateCompleted, "", 0},
+		{"wrong gate, wrong digest, closed opening and no name are stale", gated(), nil, func(w *world) {
+			w.at(time.Hour, "approve", approve(schemas.GateRelease))
+			w.at(time.Hour+time.Minute, "approve", schemas.Decision{Gate: schemas.GateDataset, By: "ann", Digest: "other"})
+			w.at(time.Hour+2*time.Minute, "approve", schemas.Decision{Gate: schemas.GateDataset, By: "ann", Opening: "dataset-0-x"})
+			w.at(time.Hour+3*time.Minute, "approve", schemas.Decision{Gate: schemas.GateDataset})
+			w.at(time.Hour+4*time.Minute, "resume", approve(schemas.GateDataset))
+			w.at(2*time.Hour, "approve", approve(schemas.GateDataset))
+			w.at(3*time.Hour, "approve", approve(schemas.GateRelease))
+		}, schemas.StateCompleted, "", 5},
+		{"a decision before the gate opens approves nothing", gated(), nil, func(w *world) {
+			w.at(0, "approve", approve(schemas.GateDataset))
+			w.at(time.Hour, "abort", schemas.Decision{By: "ann", Note: "enough"})
+		}, schemas.StateAborted, "enough", 1},
+		{"a stored decision on the same data counts", gated(), []schemas.DecisionRecord{
+			{Number: 1, Verdict: "approve", Decision: schemas.Decision{Gate: schemas.GateDataset, By: "ann", Digest: curated}},
+		}, func(w *world) { w.at(time.Hour, "approve", approve(schemas.GateRelease)) }, schemas.StateCompleted, "", 0},
+		{"a stored decision on other data doesn't", gated(), []schemas.DecisionRecord{
+			{Number: 1, Verdict: "approve", Decision: schemas.Decision{Gate: schemas.GateDataset, By: "ann", Digest: "old"}},
+		}, func(w *world) { w.at(time.Hour, "reject", schemas.Decision{By: "ann", Note: "changed"}) }, schemas.StateRejected, "changed", 0},
+		{"timeout approves where the spec says so", schemas.RunSpec{Name: "x", Gates: schemas.GatesSpec{Dataset: true, Timeout: schemas.Duration(time.Hour), OnTimeout: "approve"}},
+			nil, func(*world) {}, schemas.StateCompleted, "", 0},
+		{"timeout rejects where the spec says so", schemas.RunSpec{Name: "x", Gates: schemas.GatesSpec{Dataset: true, Timeout: schemas.Duration(time.Hour), OnTimeout: "reject"}},
+			nil, func(*world) {}, schemas.StateRejected, "nobody decided", 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.stored = tt.stored
+			tt.send(w)
+			report := w.run(t, tt.spec)
+			if report.State != tt.state || !strings.Contains(report.Note, tt.note) {
+				t.Errorf("ended as %q (%s), want %q (%s)", report.State, report.Note, tt.state, tt.note)
+			}
+			stale := 0
+			for _, r := range w.records {
+				if r.Stale {
+					stale++
+				}
+			}
+			if stale != tt.stale {
+				t.Errorf("%d decisions are stale, want %d: %+v", stale, tt.stale, w.records)
+			}
+		})
+	}
+}
+
+func TestUpdateSaysAtOnceWhatMakesNoSense(t *testing.T) {
+	w := newWorld(t)
+	var refused error
+	var accepted any
+	update := func(name string, d schemas.Decision) {
+		w.UpdateWorkflow(name, fmt.Sprint(d), &testsuite.TestUpdateCallback{
+			OnReject: func(err error) { refused = err }, OnAccept: func() {},
+			OnComplete: func(v any, err error) { accepted = v },
+		}, d)
+	}
+	w.RegisterDelayedCallback(func() { update("approve", schemas.Decision{Gate: schemas.GateRelease, By: "ann"}) }, time.Hour)
+	w.RegisterDelayedCallback(func() { update("approve", schemas.Decision{Gate: schemas.GateDataset, By: "ann"}) }, 2*time.Hour)
+	w.at(3*time.Hour, "approve", schemas.Decision{Gate: schemas.GateRelease, By: "ann"})
+	w.run(t, gated())
+	if refused == nil || !strings.Contains(refused.Error(), `waits at gate "dataset"`) {
+		t.Errorf("refused with %v", refused)
+	}
+	record, ok := accepted.(schemas.DecisionRecord)
+	if !ok || record.Decision.Digest != schemas.DigestOf(schemas.StageCurate) {
+		t.Errorf("accepted with %+v", accepted)
+	}
+}
+
+func TestFailedTasksRunAgainAlone(t *testing.T) {
+	w := newWorld(t)
+	down := true
+	w.failing = func(r activities.TaskRequest) error {
+		if r.Stage == schemas.StageFilter && r.Index == 1 && down {
+			return temporal.NewNonRetryableApplicationError("the judge is down", string(schemas.Unavailable), nil)
+		}
+		return nil
+	}
+	w.RegisterDelayedCallback(func() {
+		v, err := w.QueryWorkflow(schemas.QueryProgress)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		var p schemas.Progress
+		if err := v.Get(&p); err != nil {
+			t.Error(err)
+		}
+		if p.Waiting == nil || p.Waiting.Gate != schemas.GateFailure || !strings.Contains(p.Waiting.Question, "the judge is down") ||
+			!strings.Contains(p.Waiting.Command, "--name resume") {
+			t.Errorf("waits for %+v", p.Waiting)
+		}
+		down = false
+		w.SignalWorkflow("resume", schemas.Decision{By: "ann"})
+	}, time.Hour)
+	w.run(t, spec())
+	slices.Sort(w.done[schemas.StageFilter])
+	if !slices.Equal(w.done[schemas.StageFilter], []int{0, 1, 2}) {
+		t.Errorf("filter did tasks %v, each should be done once", w.done[schemas.StageFilter])
+	}
+}
+
+func TestWhatDoesNotAddUpStopsTheRun(t *testing.T) {
+	t.Run("plan", func(t *testing.T) {
+		w := newWorld(t)
+		w.planned = func(s schemas.Stage, n int64) int64 {
+			if s == schemas.StageFilter {
+				n++
+			}
+			return n
+		}
+		w.ExecuteWorkflow(FactoryName, spec(), nil)
+		if err := w.GetWorkflowError(); err == nil || !strings.Contains(err.Error(), "plan of stage filter has 22 units, but what came before makes 21") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("ledger", func(t *testing.T) {
+		w := newWorld(t)
+		w.sums[schemas.StageFilter] = schemas.Ledger{Planned: 21, Kept: 20}
+		w.ExecuteWorkflow(FactoryName, spec(), nil)
+		if err := w.GetWorkflowError(); err == nil || !strings.Contains(err.Error(), "ledger does not add up: 21 units planned, 20 have an outcome") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestBadSpecEndsBeforeAnything(t *testing.T) {
+	w := newWorld(t)
+	w.ExecuteWorkflow(FactoryName, schemas.RunSpec{Name: "x", Window: -1}, nil)
+	var app *temporal.ApplicationError
+	if err := w.GetWorkflowError(); !errors.As(err, &app) || app.Type() != string(schemas.InvalidInput) || !strings.Contains(err.Error(), "window is -1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestContinueAsNewCarriesOn(t *testing.T) {
+	w := newWorld(t)
+	w.SetContinueAsNewSuggested(true)
+	w.ExecuteWorkflow(FactoryName, gated(), nil)
+	var next *workflow.ContinueAsNewError
+	if err := w.GetWorkflowError(); !errors.As(err, &next) {
+		t.Fatalf("got %v, want a continuation", err)
+	}
+	if len(w.done[schemas.StagePrompts]) != 0 {
+		t.Errorf("tasks %v were done although the history was long", w.done)
+	}
+}

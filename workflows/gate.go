@@ -1,0 +1,236 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"precept/schemas"
+)
+
+// answer is what was decided at the gate that waits.
+type answer struct {
+	verdict  string
+	decision schemas.Decision
+}
+
+// The verdicts that each gate takes.
+var verdicts = map[schemas.Gate][]string{
+	schemas.GateDataset: {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
+	schemas.GateRelease: {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
+	schemas.GateFailure: {schemas.DecisionResume, schemas.DecisionAbort},
+}
+
+// gate waits for a person's decision on the thing with this digest. A decision
+// that was recorded for the same gate and digest counts, so that a run that is
+// started again asks only where the data differ.
+func (f *factory) gate(ctx workflow.Context, gate schemas.Gate, digest schemas.Digest, question string) error {
+	for _, d := range f.carried.Decisions {
+		if d.Stale || d.Decision.Gate != gate || d.Decision.Digest != digest {
+			continue
+		}
+		if d.Verdict == schemas.DecisionApprove {
+			return nil
+		}
+	}
+	verdict, err := f.wait(ctx, gate, digest, question, schemas.DecisionApprove)
+	if err != nil {
+		return err
+	}
+	switch verdict.verdict {
+	case schemas.DecisionApprove:
+		return nil
+	case schemas.DecisionReject:
+		return &endedError{schemas.StateRejected, fmt.Sprintf("%s gate rejected by %s: %s", gate, verdict.decision.By, verdict.decision.Note)}
+	default:
+		return &endedError{schemas.StateAborted, fmt.Sprintf("aborted at the %s gate by %s: %s", gate, verdict.decision.By, verdict.decision.Note)}
+	}
+}
+
+// failed opens the failure gate: nil means try again.
+func (f *factory) failed(ctx workflow.Context, stage schemas.Stage, failure error) error {
+	if temporal.IsCanceledError(failure) || ctx.Err() != nil {
+		return failure
+	}
+	message := plain(failure)
+	question := fmt.Sprintf("Stage %s can't go on: %s", stage, message)
+	digest := schemas.DigestOf([]string{string(stage), message})
+	verdict, err := f.wait(ctx, schemas.GateFailure, digest, question, schemas.DecisionResume)
+	if err != nil {
+		return err
+	}
+	if verdict.verdict == schemas.DecisionAbort {
+		return &endedError{schemas.StateAborted, fmt.Sprintf("aborted by %s after: %s", verdict.decision.By, message)}
+	}
+	return nil
+}
+
+// retrying runs do until it succeeds, waiting at the failure gate after each
+// failure. Bad input ends the run before anything is spent.
+func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() error) error {
+	for {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		var app *temporal.ApplicationError
+		if f.carried.Inputs == nil && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
+			return invalid(errors.New(app.Message()))
+		}
+		if err := f.failed(ctx, stage, err); err != nil {
+			return err
+		}
+	}
+}
+
+// wait opens a gate and returns what was decided, recorded in the store.
+func (f *factory) wait(ctx workflow.Context, gate schemas.Gate, digest schemas.Digest, question, usual string) (answer, error) {
+	f.carried.Openings++
+	opening := schemas.Opening{
+		ID:       fmt.Sprintf("%s-%d-%s", gate, f.carried.Openings, digest.Short()),
+		Gate:     gate,
+		Number:   f.carried.Openings,
+		Digest:   digest,
+		Question: question,
+		Command: fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"}'`,
+			f.id, usual, gate),
+		Since: workflow.Now(ctx),
+	}
+	f.waiting, f.answer, f.state = &opening, nil, schemas.StateWaiting
+	f.show(ctx)
+	decided := func() bool { return f.answer != nil && f.writing == 0 }
+	timeout := time.Duration(f.spec.Gates.Timeout)
+	if timeout > 0 && f.spec.Gates.OnTimeout != "wait" && gate != schemas.GateFailure {
+		ok, err := workflow.AwaitWithTimeout(ctx, timeout, decided)
+		if err != nil {
+			return answer{}, err
+		}
+		if !ok && f.answer == nil {
+			d := schemas.Decision{Gate: gate, By: "timeout policy", Note: fmt.Sprintf("nobody decided within %s", timeout)}
+			f.decide(ctx, f.spec.Gates.OnTimeout, d)
+		}
+	}
+	if err := workflow.Await(ctx, decided); err != nil {
+		return answer{}, err
+	}
+	got := *f.answer
+	f.waiting, f.answer, f.state = nil, nil, schemas.StateRunning
+	f.show(ctx)
+	return got, nil
+}
+
+// check tells why a decision makes no sense now; nil when it does.
+func (f *factory) check(verdict string, d schemas.Decision) error {
+	if f.waiting == nil || f.answer != nil {
+		return fmt.Errorf("the run is not waiting for a decision; it is %s in stage %s", f.state, f.current())
+	}
+	if d.By == "" {
+		return fmt.Errorf(`say who decides: {"gate":"%s","by":"YOUR NAME"}`, f.waiting.Gate)
+	}
+	if d.Gate != "" && d.Gate != f.waiting.Gate {
+		return fmt.Errorf("gate %q does not wait; the run waits at gate %q", d.Gate, f.waiting.Gate)
+	}
+	if d.Opening != "" && d.Opening != f.waiting.ID {
+		return fmt.Errorf("opening %q is closed; the one that waits is %q", d.Opening, f.waiting.ID)
+	}
+	if d.Digest != "" && d.Digest != f.waiting.Digest {
+		return fmt.Errorf("digest %s is not what waits; it is %s", d.Digest.Short(), f.waiting.Digest)
+	}
+	for _, v := range verdicts[f.waiting.Gate] {
+		if v == verdict {
+			return nil
+		}
+	}
+	return fmt.Errorf("gate %q takes %v, not %q", f.waiting.Gate, verdicts[f.waiting.Gate], verdict)
+}
+
+// decide records a decision, as stale when it makes no sense now, and lets the
+// gate go on once it is stored.
+func (f *factory) decide(ctx workflow.Context, verdict string, d schemas.Decision) schemas.DecisionRecord {
+	record := schemas.DecisionRecord{
+		Number: len(f.carried.Decisions) + 1, Verdict: verdict, Decision: d, At: workflow.Now(ctx),
+	}
+	if err := f.check(verdict, d); err != nil {
+		record.Stale = true
+		record.Decision.Note = join(d.Note, "stale: "+err.Error())
+	} else {
+		record.Decision.Gate, record.Decision.Opening, record.Decision.Digest = f.waiting.Gate, f.waiting.ID, f.waiting.Digest
+		f.answer = &answer{verdict, record.Decision}
+	}
+	f.carried.Decisions = append(f.carried.Decisions, record)
+	f.writing++
+	defer func() { f.writing-- }()
+	err := workflow.ExecuteActivity(light(ctx, "record decision"), act.RecordDecision, f.id, record).Get(ctx, nil)
+	if err != nil {
+		workflow.GetLogger(ctx).Error("decision not recorded", "number", record.Number, "error", err)
+	}
+	return record
+}
+
+// listen registers signals, their update twins and the progress query.
+func (f *factory) listen(ctx workflow.Context) error {
+	names := []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort}
+	for _, verdict := range names {
+		ch := workflow.GetSignalChannelWithOptions(ctx, verdict, workflow.SignalChannelOptions{
+			Description: fmt.Sprintf(`%s what the waiting gate asks: {"gate":"…","by":"…"}`, verdict),
+		})
+		workflow.GoNamed(ctx, "signal "+verdict, func(ctx workflow.Context) {
+			for {
+				var d schemas.Decision
+				if more := ch.Receive(ctx, &d); !more {
+					return
+				}
+				f.decide(ctx, verdict, d)
+			}
+		})
+		err := workflow.SetUpdateHandlerWithOptions(ctx, verdict,
+			func(ctx workflow.Context, d schemas.Decision) (schemas.DecisionRecord, error) {
+				return f.decide(ctx, verdict, d), nil
+			},
+			workflow.UpdateHandlerOptions{
+				Validator:   func(_ workflow.Context, d schemas.Decision) error { return f.check(verdict, d) },
+				Description: fmt.Sprintf("%s, with an answer: says at once when it makes no sense", verdict),
+			})
+		if err != nil {
+			return err
+		}
+	}
+	return workflow.SetQueryHandlerWithOptions(ctx, schemas.QueryProgress,
+		func() (schemas.Progress, error) { return f.progress(), nil },
+		workflow.QueryHandlerOptions{Description: "stage, counts, cost, and what the run waits for"})
+}
+
+// drain records the signals that nobody has received yet.
+func (f *factory) drain(ctx workflow.Context) {
+	for _, verdict := range []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort} {
+		ch := workflow.GetSignalChannel(ctx, verdict)
+		var d schemas.Decision
+		for ch.ReceiveAsync(&d) {
+			f.decide(ctx, verdict, d)
+			d = schemas.Decision{}
+		}
+	}
+}
+
+// plain is the innermost message of an activity's failure.
+func plain(err error) string {
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Message()
+	}
+	var timeout *temporal.TimeoutError
+	if errors.As(err, &timeout) {
+		return "timed out: " + timeout.Error()
+	}
+	return err.Error()
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + " (" + b + ")"
+}

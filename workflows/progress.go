@@ -1,0 +1,89 @@
+package workflows
+
+import (
+	"fmt"
+	"strings"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"precept/schemas"
+)
+
+// The search attributes of a run.
+var (
+	attrName   = temporal.NewSearchAttributeKeyKeyword("RunName")
+	attrStage  = temporal.NewSearchAttributeKeyKeyword("RunStage")
+	attrState  = temporal.NewSearchAttributeKeyKeyword("RunState")
+	attrPolicy = temporal.NewSearchAttributeKeyKeyword("PolicyDigest")
+	attrBase   = temporal.NewSearchAttributeKeyKeyword("BaseModel")
+	attrUSD    = temporal.NewSearchAttributeKeyFloat64("SpentUSD")
+)
+
+func (f *factory) current() schemas.Stage {
+	if len(f.stages) == 0 {
+		return schemas.StagePrompts
+	}
+	return f.stages[len(f.stages)-1].Stage
+}
+
+func (f *factory) progress() schemas.Progress {
+	p := schemas.Progress{
+		Run: f.id, Name: f.spec.Name, State: f.state, Stage: f.current(), Stages: f.stages,
+		Waiting: f.waiting, Decisions: f.carried.Decisions, Started: f.carried.Started,
+	}
+	if f.carried.Inputs != nil {
+		p.Simulated = f.carried.Inputs.Simulated
+	}
+	return p
+}
+
+// show tells the UI and the CLI where the run stands. It is called per stage and
+// gate, not per task: each upsert is an event of the history.
+func (f *factory) show(ctx workflow.Context) {
+	updates := []temporal.SearchAttributeUpdate{
+		attrName.ValueSet(f.spec.Name),
+		attrStage.ValueSet(string(f.current())),
+		attrState.ValueSet(f.state),
+		attrBase.ValueSet(f.spec.Base),
+		attrUSD.ValueSet(f.spent().USD),
+	}
+	if f.carried.Inputs != nil {
+		updates = append(updates, attrPolicy.ValueSet(string(f.carried.Inputs.Policy)))
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, updates...); err != nil {
+		workflow.GetLogger(ctx).Error("search attributes not set", "error", err)
+	}
+	workflow.SetCurrentDetails(ctx, details(f.progress()))
+}
+
+func (f *factory) spent() (u schemas.Usage) {
+	for _, s := range f.stages {
+		u.Add(s.Usage)
+	}
+	return u
+}
+
+// details is the run's page in the Temporal UI, in Markdown.
+func details(p schemas.Progress) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "**%s**: %s, stage %s\n\n", p.Name, p.State, p.Stage)
+	if w := p.Waiting; w != nil {
+		fmt.Fprintf(&b, "**Waits at gate %s** (opening %s, data %s)\n\n%s\n\n```\n%s\n```\n\n", w.Gate, w.ID, w.Digest.Short(), w.Question, w.Command)
+	}
+	if len(p.Simulated) > 0 {
+		fmt.Fprintf(&b, "*Simulated, not real models: %s*\n\n", strings.Join(p.Simulated, ", "))
+	}
+	b.WriteString("| stage | tasks | kept | what became of the rest | calls paid | from cache | seconds |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, s := range p.Stages {
+		rest := strings.TrimPrefix(strings.TrimPrefix(s.Ledger.String(), fmt.Sprintf("kept %d", s.Ledger.Kept)), ", ")
+		fmt.Fprintf(&b, "| %s | %d/%d | %d | %s | %d | %d | %.1f |\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept, rest, s.Usage.Paid, s.Usage.Cached, s.Seconds)
+	}
+	return b.String()
+}
+
+func closedStage(s schemas.StageSum) schemas.StageProgress {
+	return schemas.StageProgress{
+		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true,
+	}
+}

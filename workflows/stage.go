@@ -1,0 +1,218 @@
+package workflows
+
+import (
+	"fmt"
+
+	"go.temporal.io/sdk/workflow"
+
+	"precept/activities"
+	"precept/schemas"
+)
+
+// stage plans a stage, runs its tasks in a window, and closes it with a manifest
+// whose ledger adds up to what was planned.
+func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
+	f.stages = append(f.stages, schemas.StageProgress{Stage: stage})
+	progress := &f.stages[len(f.stages)-1]
+	part := f.carried.Open
+	if part == nil || part.Stage != stage {
+		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx)}
+		f.carried.Open = part
+	}
+	f.show(ctx)
+
+	if part.Plan == nil {
+		var plan schemas.PlanRef
+		err := f.retrying(ctx, stage, func() error {
+			return workflow.ExecuteActivity(planning(ctx, stage), act.Plan, activities.PlanRequest{
+				Run: f.id, Stage: stage, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
+			}).Get(ctx, &plan)
+		})
+		if err != nil {
+			return err
+		}
+		if want := f.planned(stage); plan.Planned != want {
+			return fmt.Errorf("plan of stage %s has %d units, but what came before makes %d", stage, plan.Planned, want)
+		}
+		part.Plan = &plan
+	}
+	progress.Tasks = part.Plan.Tasks
+	progress.Done, progress.Ledger, progress.Usage = part.Next-len(part.Failed), part.Ledger, part.Usage
+
+	if err := f.tasks(ctx, part, progress); err != nil {
+		return err
+	}
+
+	var sum schemas.StageSum
+	err := f.retrying(ctx, stage, func() error {
+		return workflow.ExecuteActivity(light(ctx, "close stage "+string(stage)), act.Manifest, activities.ManifestRequest{
+			Run: f.id, Stage: stage, Plan: *part.Plan, Usage: part.Usage,
+			Started: part.Started, Finished: workflow.Now(ctx),
+		}).Get(ctx, &sum)
+	})
+	if err != nil {
+		return err
+	}
+	if err := sum.Ledger.Check(part.Plan.Planned); err != nil {
+		return fmt.Errorf("stage %s: %w", stage, err)
+	}
+	sum.Seconds = seconds(workflow.Now(ctx).Sub(part.Started))
+	f.carried.Sums = append(f.carried.Sums, sum)
+	f.carried.Open = nil
+	f.stages[len(f.stages)-1] = closedStage(sum)
+	f.show(ctx)
+	return f.maybeContinue(ctx)
+}
+
+// planned computes a stage's ledger units from what came before it.
+func (f *factory) planned(stage schemas.Stage) int64 {
+	switch stage {
+	case schemas.StagePrompts:
+		return f.carried.Inputs.PromptRows
+	case schemas.StageSynthesize:
+		return f.sum(schemas.StagePrompts).Ledger.Kept * int64(f.spec.Synthesize.Samples)
+	case schemas.StageFilter:
+		return f.sum(schemas.StageSynthesize).Ledger.Kept
+	case schemas.StageCurate:
+		return f.sum(schemas.StageFilter).Ledger.Kept
+	case schemas.StageSFT:
+		return f.sum(schemas.StageCurate).Ledger.Kept
+	case schemas.StageRL:
+		return int64(f.spec.RL.Steps * f.spec.RL.PromptsPerStep * f.spec.RL.Generations)
+	case schemas.StageSample:
+		var n int64
+		for _, arm := range f.spec.Evaluate.Arms {
+			n += f.carried.Inputs.Sampled[arm]
+		}
+		return n
+	case schemas.StageGrade:
+		return f.sum(schemas.StageSample).Ledger.Kept
+	}
+	return 0
+}
+
+// tasks runs a stage's tasks from where part stands, a window at a time. Tasks
+// that failed for good wait at the failure gate together, and only they run again.
+func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress) error {
+	for {
+		todo := part.Failed
+		part.Failed = nil
+		failure := f.window(ctx, part, progress, todo)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if part.Next < part.Plan.Tasks && len(part.Failed) == 0 {
+			// The window closed early because the history is long.
+			if err := f.continueAsNew(ctx); err != nil {
+				return err
+			}
+		}
+		if len(part.Failed) == 0 && part.Next >= part.Plan.Tasks {
+			return nil
+		}
+		if len(part.Failed) > 0 {
+			if err := f.failed(ctx, part.Stage, failure); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// window runs the tasks todo and then those from part.Next on. It stops opening
+// tasks when the history should be continued, or when a whole window has failed
+// (then the rest would most likely fail too), and returns the first failure once
+// all open tasks have ended.
+func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []int) (failure error) {
+	var (
+		open = workflow.NewSemaphore(ctx, int64(f.spec.Window))
+		wg   = workflow.NewWaitGroup(ctx)
+	)
+	launch := func(index int) bool {
+		if err := open.Acquire(ctx, 1); err != nil {
+			failure = err
+			return false
+		}
+		wg.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			defer wg.Done()
+			defer open.Release(1)
+			var result schemas.TaskResult
+			err := workflow.ExecuteActivity(working(ctx, part.Stage, index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
+				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: index,
+			}).Get(ctx, &result)
+			if err != nil {
+				part.Failed = append(part.Failed, index)
+				if failure == nil {
+					failure = err
+				}
+				return
+			}
+			part.Ledger.Add(result.Ledger)
+			part.Usage.Add(result.Usage)
+			progress.Done++
+			if result.Found {
+				progress.Found++
+			}
+			progress.Ledger, progress.Usage = part.Ledger, part.Usage
+		})
+		return true
+	}
+	for _, index := range todo {
+		if !launch(index) {
+			part.Failed = append(part.Failed, index)
+		}
+	}
+	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !f.shouldContinue(ctx) {
+		if !launch(part.Next) {
+			break
+		}
+		part.Next++
+	}
+	wg.Wait(ctx)
+	return failure
+}
+
+// taskActivity is the activity that does a stage's tasks.
+func taskActivity(stage schemas.Stage) any {
+	switch stage {
+	case schemas.StagePrompts:
+		return act.Prompts
+	case schemas.StageSynthesize:
+		return act.Synthesize
+	case schemas.StageFilter:
+		return act.Filter
+	case schemas.StageCurate:
+		return act.Curate
+	case schemas.StageSFT:
+		return act.SFT
+	case schemas.StageRL:
+		return act.RL
+	case schemas.StageSample:
+		return act.Sample
+	case schemas.StageGrade:
+		return act.Grade
+	}
+	panic("stage " + string(stage) + " has no tasks")
+}
+
+// shouldContinue tells whether the history is long enough to start a new one.
+func (f *factory) shouldContinue(ctx workflow.Context) bool {
+	return workflow.GetInfo(ctx).GetContinueAsNewSuggested()
+}
+
+func (f *factory) maybeContinue(ctx workflow.Context) error {
+	if !f.shouldContinue(ctx) {
+		return nil
+	}
+	return f.continueAsNew(ctx)
+}
+
+// continueAsNew hands over to a new link of the chain. No activity is pending
+// here; signals are drained and handlers finished first, so that nothing is lost.
+func (f *factory) continueAsNew(ctx workflow.Context) error {
+	f.drain(ctx)
+	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) && f.writing == 0 }); err != nil {
+		return err
+	}
+	return workflow.NewContinueAsNewError(ctx, FactoryName, f.spec, f.carried)
+}
