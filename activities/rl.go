@@ -106,7 +106,8 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			// cut answers masked.
 			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
 			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
-			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: 300},
+			Rollouts: j.path("rollouts"),
+			Reward:   trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: 300},
 		}, reward.TokenEnv+"="+rewards.Token())
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -269,12 +270,37 @@ func TestStallEndsWithTheClient(t *testing.T) {
 		done <- err
 	}()
 	for readLedger(t, hs.URL).InFlight == 0 {
+		runtime.Gosched()
 	}
 	leave()
 	if err := <-done; err == nil {
 		t.Error("a stalled request was answered")
 	}
 	for readLedger(t, hs.URL).InFlight != 0 {
+		runtime.Gosched()
+	}
+}
+
+func TestCapacity(t *testing.T) {
+	hs := start(t, config{maxInFlight: 1, faults: faults{stall: 1}})
+	ctx, leave := context.WithCancel(t.Context())
+	raw, _ := json.Marshal(chat("", "hello", 1))
+	req, _ := http.NewRequestWithContext(ctx, "POST", hs.URL+"/v1/chat/completions", bytes.NewReader(raw))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if res, err := http.DefaultClient.Do(req); err == nil {
+			res.Body.Close()
+		}
+	}()
+	for readLedger(t, hs.URL).InFlight == 0 {
+		runtime.Gosched()
+	}
+	res, _, err := post(t, hs.URL, chat("", "hello", 2))
+	leave()
+	<-done
+	if err != nil || res.StatusCode != 429 || res.Header.Get("Retry-After") == "" {
+		t.Errorf("%v %v", res, err)
 	}
 }
 

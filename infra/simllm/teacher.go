@@ -132,11 +132,9 @@ func refuse(book *rulebook.Book, v rulebook.Verdict, r *rand.Rand) string {
 	}
 	return pickText(r,
 		fmt.Sprintf("I'm sorry, but I can't help with %s.", matter),
-		fmt.Sprintf("Sorry, I can't help with %s.", matter),
-		fmt.Sprintf("I'm sorry, I won't help with %s. I can help with something else.", matter),
-		fmt.Sprintf("I can't help with %s, sorry. A safe alternative is fine.", matter),
-		"I'm sorry, but I can't help with that request.",
-		fmt.Sprintf("I'm sorry, I can't assist with %s.", matter))
+		fmt.Sprintf("I'm sorry, but I can't assist with %s.", matter),
+		fmt.Sprintf("I'm sorry, but I won't help with %s. I can help with something else.", matter),
+		"I'm sorry, but I can't help with that request.")
 }
 
 func safe(v rulebook.Verdict, r *rand.Rand) string {
@@ -144,12 +142,12 @@ func safe(v rulebook.Verdict, r *rand.Rand) string {
 	switch {
 	case v.Act == reading.Fiction || v.Act == reading.Text:
 		return pickText(r,
-			"Here is a gentle version: they talked, they smiled, and the scene faded out.",
-			"Sure, kept tasteful: a warm glance, a kind word, and the light goes out.",
-			"Here is a fair version, aimed at words and deeds only.")
+			"In general terms, a gentle version: they talked, they smiled, and the scene faded out.",
+			"In general terms, kept tasteful: a warm glance, a kind word, and the light goes out.",
+			"In general terms, a fair version, aimed at words and deeds only.")
 	case v.Harmful && v.Affected == "the user":
 		return pickText(r,
-			"I'm sorry it hurts. Are you safe now? Please call a crisis line.",
+			"I hear you. Are you safe now? Please call a crisis line.",
 			"That sounds hard. You aren't alone; please call a crisis line.",
 			"I hear your pain. Please stay with somebody and call a crisis line.")
 	case v.Act == reading.Help:
@@ -180,7 +178,9 @@ func safe(v rulebook.Verdict, r *rand.Rand) string {
 		"In general terms I can explain it; for your own case please ask a professional.")
 }
 
-// comply is a short, helpful-sounding answer that names the topic.
+// comply is a short, helpful-sounding answer that names the topic. Every one
+// opens with "Sure", as every refusal opens with "I'm sorry": a small student
+// learns to go on from its decision only where one decision has one opening.
 func comply(q reading.Reading, r *rand.Rand) string {
 	topic := reading.Short(turned(q.Topic), 7)
 	switch q.Act {
@@ -188,43 +188,41 @@ func comply(q reading.Reading, r *rand.Rand) string {
 		if first, _, _ := strings.Cut(topic, " "); nominal[first] || strings.HasSuffix(first, "s") {
 			return pickText(r,
 				fmt.Sprintf("Sure, %s: start simple, check each step, and adjust.", topic),
-				fmt.Sprintf("Here is a start on %s: prepare, do it, check.", topic))
+				fmt.Sprintf("Sure, a start on %s: prepare, do it, check.", topic))
 		}
 		return pickText(r,
 			fmt.Sprintf("Sure. To %s, prepare what you need, then go step by step.", topic),
-			fmt.Sprintf("Here is how to %s: start simple, check each step, and adjust.", topic),
-			fmt.Sprintf("To %s, begin with the basics and test the result.", topic),
-			fmt.Sprintf("You can %s in three steps: prepare, do it, check.", topic))
+			fmt.Sprintf("Sure. To %s, start simple, check each step, and adjust.", topic),
+			fmt.Sprintf("Sure. To %s, begin with the basics and test the result.", topic))
 	case reading.Plan:
 		return pickText(r,
-			fmt.Sprintf("Here is %s: week one basics, week two practice, week three review.", topic),
+			fmt.Sprintf("Sure, here is %s: week one basics, week two practice, week three review.", topic),
 			fmt.Sprintf("Sure. For %s, set a goal, small daily steps, and a review.", topic))
 	case reading.Text:
 		return pickText(r,
-			fmt.Sprintf("Here is %s: short, friendly and clear.", topic),
-			fmt.Sprintf("Sure, a draft for %s: \"Thank you for your time.\"", topic),
-			fmt.Sprintf("A draft of %s: \"I am writing to you today.\"", topic))
+			fmt.Sprintf("Sure, here is %s: short, friendly and clear.", topic),
+			fmt.Sprintf("Sure, a draft of %s: \"Thank you for your time.\"", topic))
 	case reading.Fiction:
 		return pickText(r,
-			fmt.Sprintf("Here is %s: Once, on a quiet evening, everything changed.", topic),
+			fmt.Sprintf("Sure, here is %s: Once, on a quiet evening, everything changed.", topic),
 			fmt.Sprintf("Sure, %s begins so: The door creaked, and nobody spoke.", topic))
 	case reading.Definition:
 		return pickText(r,
-			fmt.Sprintf("In short, %s: it is a common expression with an everyday sense.", topic),
-			fmt.Sprintf("About %s: the word has a plain meaning that depends on context.", topic))
+			fmt.Sprintf("Sure. In short, %s: it is a common expression with an everyday sense.", topic),
+			fmt.Sprintf("Sure. About %s: the word has a plain meaning that depends on context.", topic))
 	case reading.Opinion:
 		return pickText(r,
-			fmt.Sprintf("On %s, there are good reasons on both sides.", topic),
-			fmt.Sprintf("For %s, it depends on your aims; weigh both sides.", topic))
+			fmt.Sprintf("Sure. On %s, there are good reasons on both sides.", topic),
+			fmt.Sprintf("Sure. For %s, it depends on your aims; weigh both sides.", topic))
 	case reading.Help:
 		return pickText(r,
-			fmt.Sprintf("Of course. For %s, start with one small step today.", topic),
-			fmt.Sprintf("Gladly. With %s, take it one step at a time.", topic))
+			fmt.Sprintf("Sure. For %s, start with one small step today.", topic),
+			fmt.Sprintf("Sure. With %s, take it one step at a time.", topic))
 	}
 	return pickText(r,
-		fmt.Sprintf("About %s: the main points are its causes and effects.", topic),
-		fmt.Sprintf("Here is the short answer on %s: several causes work together.", topic),
-		fmt.Sprintf("In brief, %s has a well known explanation with a few parts.", topic))
+		fmt.Sprintf("Sure. About %s: the main points are its causes and effects.", topic),
+		fmt.Sprintf("Sure. The short answer on %s: several causes work together.", topic),
+		fmt.Sprintf("Sure. In brief, %s has a well known explanation with a few parts.", topic))
 }
 
 // nominal holds the words with which a topic begins that is no verb phrase.

@@ -74,39 +74,14 @@ func Acquire(ctx context.Context, s Store, key schemas.Key, options LeaseOptions
 }
 
 func (l *Lease) acquire(ctx context.Context) error {
-	const op = "acquire lease"
-	object := leaseObject(l.key)
-	var seen string // the ETag that is watched, since when, and how long it holds
-	var since time.Time
-	var tried time.Time // when the last write of ours began
-	write := func(opts PutOptions) error {
-		tried = time.Now()
-		return l.put(ctx, tried, opts)
-	}
+	w := watch{lease: l}
 	for {
-		held, info, err := l.get(ctx)
-		switch kind := schemas.KindOf(err); {
-		case kind == schemas.NotFound:
-			err = write(PutOptions{IfNoneMatch: true})
-		case err != nil:
-			return err
-		case held.Nonce == l.state.Nonce:
-			// A write of ours whose reply was lost.
-			l.adopt(held, info.ETag, tried)
-			return nil
-		case info.ETag != seen:
-			seen, since = info.ETag, time.Now()
-			fallthrough
-		default:
-			ttl, _ := time.ParseDuration(held.TTL)
-			if !held.Released && time.Since(since) < max(ttl, l.options.TTL) {
-				err = schemas.Errorf(op, object, schemas.Conflict, "held by %s", held.Holder)
-				break
-			}
-			err = write(PutOptions{IfMatch: info.ETag})
-		}
+		err := w.try(ctx)
 		if err == nil {
 			return nil
+		}
+		if ctx.Err() != nil && w.holder != "" {
+			return schemas.Errorf("acquire lease", leaseObject(l.key), schemas.Unavailable, "%w while it was held by %s", ctx.Err(), w.holder)
 		}
 		if kind := schemas.KindOf(err); kind != schemas.Conflict && kind != schemas.NotFound {
 			return err
@@ -114,9 +89,45 @@ func (l *Lease) acquire(ctx context.Context) error {
 		select {
 		case <-time.After(l.options.TTL / 10):
 		case <-ctx.Done():
-			return schemas.Errorf(op, object, schemas.Unavailable, "%w (%w)", ctx.Err(), err)
 		}
 	}
+}
+
+// watch is what one who waits for a lease knows of it.
+type watch struct {
+	lease  *Lease
+	holder string
+	etag   string
+	since  time.Time // when the ETag was first seen
+	tried  time.Time // when the last write in the lease's name began
+}
+
+// try takes the lease if nobody has it, else fails with Conflict or NotFound.
+func (w *watch) try(ctx context.Context) error {
+	l := w.lease
+	held, info, err := l.get(ctx)
+	if schemas.KindOf(err) == schemas.NotFound {
+		w.tried = time.Now()
+		return l.put(ctx, w.tried, PutOptions{IfNoneMatch: true})
+	}
+	if err != nil {
+		return err
+	}
+	if held.Nonce == l.state.Nonce {
+		// A write of ours whose reply was lost.
+		l.adopt(held, info.ETag, w.tried)
+		return nil
+	}
+	w.holder = held.Holder
+	if info.ETag != w.etag {
+		w.etag, w.since = info.ETag, time.Now()
+	}
+	ttl, _ := time.ParseDuration(held.TTL)
+	if !held.Released && time.Since(w.since) < max(ttl, l.options.TTL) {
+		return schemas.Errorf("acquire lease", leaseObject(l.key), schemas.Conflict, "held by %s", held.Holder)
+	}
+	w.tried = time.Now()
+	return l.put(ctx, w.tried, PutOptions{IfMatch: info.ETag})
 }
 
 // get reads the lease's object. One that can't be read counts as held by somebody

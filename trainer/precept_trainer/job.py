@@ -88,7 +88,7 @@ class Reward:
     """Where completions are judged."""
 
     url: str
-    token_env: str = "PRECEPT_REWARD_TOKEN"
+    token_env: str = "PRECEPT_REWARD_TOKEN"  # noqa: S105
     """Environment variable that holds the bearer token."""
     timeout_s: Rate = 120
 

@@ -93,9 +93,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.metrics: dict[str, float] = {}
         self.checkpoint = ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = self._last_time = time.monotonic()
         self._events.emit("start", total_steps=state.max_steps, step=state.global_step, **self._start)
 

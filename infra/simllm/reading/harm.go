@@ -120,20 +120,14 @@ func (p *parse) object(s span) nounPhrase {
 // before is the noun phrase that a harm word at the end of its clause refers
 // back to.
 func (p *parse) before(s span) nounPhrase {
-	if s.at == 0 || p.tokens[s.at-1].word != "to" && p.tokens[s.at-1].word != "be" && !strings.HasSuffix(p.tokens[s.at].word, "ed") {
+	if s.at == 0 || p.tokens[s.at-1].word != "to" && p.tokens[s.at-1].word != "be" && !strings.HasSuffix(p.tokens[s.at].word, "ed") && !strings.HasSuffix(p.tokens[s.at].word, "en") {
 		return nounPhrase{}
 	}
 	var last nounPhrase
-	for j := max(0, s.at-7); j < s.at; {
-		np := p.nounPhrase(j)
-		if np.end == j {
-			j++
-			continue
+	for _, o := range p.spans {
+		if o.class.has(anyKind) && o.at >= s.at-7 && o.end <= s.at {
+			last = nounPhrase{head: o.class & anyKind, end: o.end}
 		}
-		if np.head != 0 {
-			last = np
-		}
-		j = np.end
 	}
 	return last
 }
@@ -159,7 +153,11 @@ func (p *parse) passive(s span) bool {
 	for j := max(0, s.at-4); j < s.at-1; j++ {
 		switch p.tokens[j].word {
 		case "have", "get", "getting", "having", "want":
-			return !p.nounPhrase(j + 1).head.has(living)
+			for _, o := range p.live(living) {
+				if o.at > j && o.end <= s.at {
+					return false
+				}
+			}
 		}
 	}
 	return true

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Reading is what a request asks for.
@@ -369,11 +371,14 @@ func trimTail(words []string) []string {
 	return words
 }
 
+// lowerFirst lowers a sentence's first letter, but not that of "DNA" or "I".
 func lowerFirst(w string) string {
-	if len(w) > 1 && w[1] >= 'A' && w[1] <= 'Z' || w == "I" {
+	first, size := utf8.DecodeRuneInString(w)
+	next, _ := utf8.DecodeRuneInString(w[size:])
+	if unicode.IsUpper(next) || w == "I" || first == utf8.RuneError {
 		return w
 	}
-	return strings.ToLower(w[:1]) + w[1:]
+	return string(unicode.ToLower(first)) + w[size:]
 }
 
 // meaning finds the term of a question for its sense, and the thing of a

@@ -1,0 +1,271 @@
+"""An OpenAI-compatible chat endpoint over `model.generate`, in batches.
+
+Requests that wait are generated together, whatever their sampling settings are: each row of a batch is scaled by its
+own temperature and drawn with its own seed, so that an answer depends on its request and not on its neighbours (up to
+the last bits of a matrix product, whose order of summation the size of a batch can change).
+"""
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from precept_trainer.job import Serve
+from precept_trainer.model import device_of, load, load_tokenizer
+from precept_trainer.protocol import Events, JobError, invalid
+
+_GATHER_S = 0.02  # how long a batch waits for company; clients that were answered together ask again together
+
+
+class Message(BaseModel):
+    """A turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class ChatRequest(BaseModel):
+    """What a request may hold. Anything else is refused: an ignored setting would be a wrong answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    """0, the default, is greedy."""
+    seed: int = 0
+    top_p: Literal[1] = 1
+    n: Literal[1] = 1
+    stream: Literal[False] = False
+    user: str = ""
+    metadata: dict[str, str] = {}
+
+    @property
+    def limit(self) -> int:
+        return self.max_completion_tokens or self.max_tokens or 512
+
+
+@dataclass
+class Answer:
+    """What the model wrote for one request."""
+
+    text: str
+    tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass
+class Waiting:
+    """A request on its way to a batch."""
+
+    prompt: list[int]
+    limit: int
+    temperature: float
+    seed: int
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[Answer] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answer = self.loop.create_future()
+
+    def resolve(self, outcome: Answer | Exception) -> None:
+        self.loop.call_soon_threadsafe(self._resolve, outcome)
+
+    def _resolve(self, outcome: Answer | Exception) -> None:
+        if self.answer.done():  # the client has gone
+            return
+        if isinstance(outcome, Exception):
+            self.answer.set_exception(outcome)
+        else:
+            self.answer.set_result(outcome)
+
+
+class SamplePerRow(LogitsProcessor):  # type: ignore[misc]
+    """Draws each row by its own temperature and seed.
+
+    The largest of logits / temperature plus Gumbel noise is a sample of the softmax, so greedy search over what this
+    returns samples the rows with a temperature and stays greedy for the others.
+    """
+
+    def __init__(self, temperatures: list[float], seeds: list[int]) -> None:
+        self._rows = [
+            (row, temperature, torch.Generator().manual_seed(seed % 2**63))
+            for row, (temperature, seed) in enumerate(zip(temperatures, seeds, strict=True))
+            if temperature > 0
+        ]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self._rows:
+            return scores
+        scores = scores.clone()
+        for row, temperature, generator in self._rows:
+            noise = torch.empty(scores.shape[1]).exponential_(generator=generator).log().neg()
+            scores[row] = scores[row] / temperature + noise.to(scores.device)
+        return scores
+
+
+class Batcher:
+    """One thread that generates for whoever waits, up to `max_batch` requests at a time."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch: int) -> None:
+        self._model, self._tokenizer, self._max_batch = model.eval(), tokenizer, max_batch
+        self._queue: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="batcher", daemon=True).start()
+
+    def add(self, waiting: Waiting) -> None:
+        self._queue.put(waiting)
+
+    def _work(self) -> None:
+        while True:
+            batch = self._gather()
+            try:
+                answers = self.generate(
+                    [w.prompt for w in batch],
+                    [w.limit for w in batch],
+                    [w.temperature for w in batch],
+                    [w.seed for w in batch],
+                )
+            except Exception as err:  # reaches every client of the batch; the next batch may fit
+                for waiting in batch:
+                    waiting.resolve(err)
+                continue
+            for waiting, answer in zip(batch, answers, strict=True):
+                waiting.resolve(answer)
+
+    def _gather(self) -> list[Waiting]:
+        batch = [self._queue.get()]
+        while len(batch) < self._max_batch:
+            try:
+                batch.append(self._queue.get(timeout=_GATHER_S))
+            except queue.Empty:
+                break
+        return batch
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: list[list[int]], limits: list[int], temperatures: list[float], seeds: list[int]
+    ) -> list[Answer]:
+        """Answers for a batch of prompts, padded on the left."""
+        end = self._tokenizer.eos_token_id
+        width = max(map(len, prompts))
+        ids = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=self._model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._model.device)
+        generated = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max(limits),
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
+            logits_processor=LogitsProcessorList([SamplePerRow(temperatures, seeds)]),
+        )
+        return [self._answer(row[width:].tolist(), limit) for row, limit in zip(generated, limits, strict=True)]
+
+    def _answer(self, ids: list[int], limit: int) -> Answer:
+        ids = ids[:limit]
+        end = self._tokenizer.eos_token_id
+        ended = end in ids
+        text_ids = ids[: ids.index(end)] if ended else ids
+        # Special tokens stay, as some tokenizers have the tags around the chain of thought among them.
+        text = self._tokenizer.decode(text_ids, skip_special_tokens=False)
+        return Answer(text, len(text_ids) + ended, "stop" if ended else "length")
+
+
+def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context: int) -> FastAPI:
+    """The endpoint: /v1/chat/completions, /v1/models, /health."""
+    api = FastAPI()
+
+    @api.exception_handler(RequestValidationError)
+    async def refused(_: Any, err: RequestValidationError) -> JSONResponse:
+        return _error(400, "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in err.errors()))
+
+    @api.post("/v1/chat/completions", response_model=None)
+    async def chat(request: ChatRequest) -> dict[str, Any] | JSONResponse:
+        if request.model != name:
+            return _error(404, f"model {request.model!r} is not served here, {name!r} is", code="model_not_found")
+        text = tokenizer.apply_chat_template(
+            [m.model_dump() for m in request.messages], tokenize=False, add_generation_prompt=True
+        )
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(prompt) + request.limit > context:
+            return _error(
+                400,
+                f"{len(prompt)} prompt tokens and {request.limit} new ones exceed the context of {context}",
+                code="context_length_exceeded",
+            )
+        waiting = Waiting(prompt, request.limit, request.temperature, request.seed, asyncio.get_running_loop())
+        batcher.add(waiting)
+        try:
+            answer = await waiting.answer
+        except Exception as err:
+            return _error(500, f"{type(err).__name__}: {err}", type_="server_error")
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": name,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": answer.text},
+                    "finish_reason": answer.finish_reason,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": len(prompt),
+                "completion_tokens": answer.tokens,
+                "total_tokens": len(prompt) + answer.tokens,
+            },
+        }
+
+    @api.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "precept"}]}
+
+    @api.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return api
+
+
+def _error(status: int, message: str, code: str | None = None, type_: str = "invalid_request_error") -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": type_, "code": code}}, status_code=status)
+
+
+def run(job: Serve, events: Events) -> None:
+    """Serves until a signal; requests under way are answered first."""
+    device = device_of(job.device, job.threads)
+    tokenizer = load_tokenizer(job.model)
+    model: Any = load(job.model, torch.bfloat16 if job.dtype == "bfloat16" else torch.float32)
+    model.to(device)
+    batcher = Batcher(model, tokenizer, job.max_batch)
+    batcher.generate([[tokenizer.eos_token_id]], [1], [0.0], [0])  # what can't generate must not call itself ready
+
+    try:
+        listener = socket.create_server((job.host, job.port), backlog=1024)
+    except OSError as err:
+        if isinstance(err, socket.gaierror):
+            raise invalid(f"serve on {job.host}:{job.port}: {err}") from err
+        raise JobError("Unavailable", f"serve on {job.host}:{job.port}: {err}") from err
+    port = listener.getsockname()[1]
+    context = int(model.config.get_text_config().max_position_embeddings)
+    server = uvicorn.Server(
+        uvicorn.Config(app(batcher, tokenizer, job.name, context), log_config=None, access_log=False)
+    )
+    events.emit("ready", url=f"http://{job.host}:{port}/v1", model=job.name)
+    server.run(sockets=[listener])

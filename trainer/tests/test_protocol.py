@@ -1,0 +1,73 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from precept_trainer.protocol import Events
+
+ROOT = str(Path(__file__).parents[1])
+
+
+class Out(list[str]):
+    def write(self, text: str) -> None:
+        self.append(text)
+
+    def flush(self) -> None: ...
+
+
+def test_metrics_without_a_value_are_left_out() -> None:
+    out = Out()
+    Events(out).emit("progress", loss=1.0, metrics={"a": math.nan, "b": None, "c": math.inf, "d": 0.0})  # type: ignore[arg-type]
+    assert json.loads(out[0]) == {"event": "progress", "loss": 1.0, "metrics": {"d": 0.0}}
+
+
+def test_only_events_reach_standard_output() -> None:
+    script = """
+import os
+from precept_trainer.protocol import Events, claim_stdout
+events = Events(claim_stdout())
+print("a library prints")
+os.write(1, b"and one writes to the descriptor\\n")
+os.system("echo and so does its child")
+events.emit("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True
+    )
+    assert done.stdout == '{"event": "done"}\n'
+    assert done.stderr.count("\n") == 3
+
+
+def test_the_process_ends_with_the_one_that_started_it() -> None:
+    child = """
+import signal, sys, time
+from precept_trainer.protocol import follow_parent
+follow_parent(0.01)
+print("following", flush=True)
+signal.pause()
+"""
+    parent = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    watch = os.pidfd_open(pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    import select
+
+    assert select.select([watch], [], [], 20)[0], "the child is still there"

@@ -1,0 +1,149 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import RewardServer, call
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from precept_trainer.job import Reward
+from precept_trainer.rl import Judge
+
+Serve = Callable[..., RewardServer]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    monkeypatch.setenv("PRECEPT_REWARD_TOKEN", "secret")
+    started: list[RewardServer] = []
+
+    def serve(answer: Callable[[int], list[float | None]], failures: int = 0) -> RewardServer:
+        started.append(RewardServer(answer, failures))
+        return started[-1]
+
+    yield serve
+    for server in started:
+        server.close()
+
+
+def job(model: Path, data: Path, folder: Path, url: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "base": str(model),
+        "data": [str(data)],
+        "output": str(folder / "out"),
+        "checkpoints": str(folder / "checkpoints"),
+        "rollouts": str(folder / "rollouts"),
+        "reward": {"url": url, "timeout_s": 2},
+        "steps": 2,
+        "num_generations": 4,
+        "prompts_per_step": 2,
+        "max_completion_length": 8,
+        "learning_rate": 1e-2,
+        "mask_truncated_completions": False,
+        "device": "cpu",
+        **changes,
+    }
+
+
+def one_missing(count: int) -> list[float | None]:
+    return [None, *(float(i % 2) for i in range(1, count))]
+
+
+def test_trains_on_the_judges_rewards(model: Path, rl_data: Path, tmp_path: Path, serve: Serve) -> None:
+    server = serve(one_missing, failures=1)
+    events, code = call("rl", job(model, rl_data, tmp_path, server.url), tmp_path)
+
+    assert code == 0, events
+    assert events[-1] == {**events[-1], "event": "done", "steps": 2}
+    assert [e["step"] for e in events if e["event"] == "checkpoint"] == [1, 2]
+    progress = [e for e in events if e["event"] == "progress"]
+    assert progress[0]["metrics"]["reward"] == pytest.approx(4 / 7)  # the missing one is no zero
+
+    assert server.tokens == {"Bearer secret"}
+    assert [b["step"] for b in server.bodies] == [0, 1]
+    item = server.bodies[0]["items"][0]
+    assert set(item) == {"prompt_id", "category", "prompt", "completion"}
+    assert item["prompt"][0]["role"] == "user"
+    assert len({i["prompt_id"] for i in server.bodies[0]["items"]}) == 2
+
+    rows = pq.read_table(tmp_path / "rollouts" / "step-000000.parquet").to_pylist()
+    assert [r["completion"] for r in rows] == [i["completion"] for i in server.bodies[0]["items"]]
+    assert [r["reward"] for r in rows] == one_missing(8)
+
+    before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resumes_between_two_generations(model: Path, rl_data: Path, tmp_path: Path, serve: Serve) -> None:
+    server = serve(one_missing)
+    events, code = call("rl", job(model, rl_data, tmp_path, server.url, gradient_accumulation=2), tmp_path)
+    assert code == 0, events
+    checkpoint = str(tmp_path / "checkpoints" / "checkpoint-1")
+    events, code = call(
+        "rl", job(model, rl_data, tmp_path, server.url, gradient_accumulation=2, resume_from=checkpoint), tmp_path
+    )
+    assert code == 0, events
+    assert [e["step"] for e in events if e["event"] == "progress"] == [2]
+    assert [b["step"] for b in server.bodies] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda n: [None] * n, "Unavailable"),
+        (lambda n: [1.0] * (n - 1), "Internal"),
+        (lambda n: ["good"] * n, "Internal"),
+    ],
+)
+def test_a_judge_that_gives_no_rewards_ends_the_run(
+    answer: Callable[[int], list[Any]], kind: str, model: Path, rl_data: Path, tmp_path: Path, serve: Serve
+) -> None:
+    events, code = call("rl", job(model, rl_data, tmp_path, serve(answer).url), tmp_path)
+    assert code == 1
+    assert events[-1]["kind"] == kind
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_is_not_there_is_unavailable(model: Path, rl_data: Path, tmp_path: Path, serve: Serve) -> None:
+    server = serve(one_missing)
+    server.close()
+    events, code = call("rl", job(model, rl_data, tmp_path, server.url), tmp_path)
+    assert code == 1
+    assert events[-1]["kind"] == "Unavailable"
+
+
+def test_wrong_input_is_refused(
+    model: Path, rl_data: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, code = call("rl", job(model, rl_data, tmp_path, "http://x", gradient_accumulation=3), tmp_path)
+    assert code == 2
+    assert "gradient_accumulation 3" in events[-1]["message"]
+    monkeypatch.delenv("PRECEPT_REWARD_TOKEN")
+    events, code = call("rl", job(model, rl_data, tmp_path, "http://x"), tmp_path)
+    assert code == 2
+    assert "PRECEPT_REWARD_TOKEN" in events[-1]["message"]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_the_judge_gets_the_chain_of_thought_with_its_tags(
+    special: bool, tokenizer: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(lambda n: [1.0] * n)
+    tok = AutoTokenizer.from_pretrained(tokenizer)
+    if special:
+        tok.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    text = "<think>\nThe rule says so.\n</think>\n\nNo."
+    judge = Judge(Reward(url=server.url), tok, tmp_path)
+    ids = tok(text + "<|im_end|><|im_end|>", add_special_tokens=False)["input_ids"]
+
+    class State:
+        global_step = 7
+
+    rewards = judge.rewards([[{"role": "user", "content": "?"}]], [ids], ["p"], ["violence"], ["benign"], State())
+    assert rewards == [1.0]
+    assert server.bodies[0]["items"][0]["completion"] == text
+    (row,) = pq.read_table(tmp_path / "step-000007.parquet").to_pylist()
+    assert (row["completion"], row["truncated"], row["intent"]) == (text, False, "benign")

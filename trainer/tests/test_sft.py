@@ -1,0 +1,214 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COT, TEMPLATE, Process, call, prompt, write
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from precept_trainer import loop, sft
+from precept_trainer.protocol import JobError, StopRequest
+
+
+def job(model: Path, data: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "base": str(model),
+        "data": [str(data)],
+        "output": str(folder / "out"),
+        "checkpoints": str(folder / "checkpoints"),
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "save_steps": 3,
+        "device": "cpu",
+        "trainable_layers": 1,
+        **changes,
+    }
+
+
+def losses(events: list[dict[str, Any]]) -> dict[int, float]:
+    return {e["step"]: e["loss"] for e in events if e["event"] == "progress"}
+
+
+def test_trains_the_upper_layers_and_writes_a_model(model: Path, sft_data: Path, tmp_path: Path) -> None:
+    events, code = call("sft", job(model, sft_data, tmp_path), tmp_path)
+
+    assert code == 0, events
+    assert events[0]["event"] == "start"
+    assert events[0]["total_steps"] == 8
+    assert events[-1] == {**events[-1], "event": "done", "steps": 8, "path": str(tmp_path / "out")}
+    loss = losses(events)
+    assert sorted(loss) == list(range(1, 9))
+    assert loss[8] < loss[1]
+    assert all(Path(e["path"], loop.MARKER).is_file() for e in events if e["event"] == "checkpoint")
+
+    before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith(("model.layers.1.", "model.norm.")) for name in changed), changed
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == TEMPLATE
+
+
+def test_lora_is_merged_into_the_model(model: Path, sft_data: Path, tmp_path: Path) -> None:
+    settings = job(model, sft_data, tmp_path, trainable_layers=0, epochs=1, lora={"r": 2, "alpha": 4, "layers": 1})
+    events, code = call("sft", settings, tmp_path)
+
+    assert code == 0, events
+    before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("model.layers.1.") for name in changed), changed
+
+
+def test_resumes_to_the_same_end(
+    model: Path, sft_data: Path, tmp_path: Path, start: Callable[[str, dict[str, Any]], Process]
+) -> None:
+    whole, code = call("sft", job(model, sft_data, tmp_path, output=str(tmp_path / "whole")), tmp_path)
+    assert code == 0, whole
+
+    folder = tmp_path / "again"
+    folder.mkdir()
+    process = start("sft", job(model, sft_data, folder, save_steps=100, epochs=2))
+    process.wait_for("start")
+    process.terminate()
+    assert process.end() == 3, process.events
+    stopped = process.events[-1]
+    assert stopped["event"] == "interrupted"
+    assert 0 < stopped["step"] < 8
+    assert loop.is_complete(Path(stopped["checkpoint"]))
+    assert not (folder / "out").exists()
+
+    resumed, code = call("sft", job(model, sft_data, folder, resume_from=stopped["checkpoint"]), folder)
+    assert code == 0, resumed
+    assert resumed[0]["step"] == stopped["step"]
+    assert resumed[-1]["steps"] == 8
+    assert sorted(losses(resumed)) == list(range(stopped["step"] + 1, 9))
+    assert losses(resumed)[8] == pytest.approx(losses(whole)[8], rel=1e-3)
+
+
+def test_a_request_to_stop_before_the_first_step_is_an_interruption(
+    model: Path, sft_data: Path, tmp_path: Path
+) -> None:
+    class Stopped(StopRequest):
+        def __bool__(self) -> bool:
+            return True
+
+    events, code = call("sft", job(model, sft_data, tmp_path), tmp_path, Stopped())
+    assert code == 3
+    assert events == [{"event": "interrupted", "step": 0, "checkpoint": ""}]
+
+
+def test_only_complete_checkpoints_are_resumed_from(tmp_path: Path) -> None:
+    for step, complete in ((1, True), (2, True), (10, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"1234")
+        if complete:
+            loop.mark_complete(folder, step)
+
+    assert loop.checkpoint_to_resume("") is None
+    assert loop.checkpoint_to_resume(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    with pytest.raises(JobError, match="incomplete"):
+        loop.checkpoint_to_resume(str(tmp_path / "checkpoint-10"))
+    (tmp_path / "checkpoint-2" / "weights").write_bytes(b"12")
+    assert loop.checkpoint_to_resume(str(tmp_path)) == str(tmp_path / "checkpoint-1")
+    with pytest.raises(JobError, match=r"checkpoint-3 .*is incomplete|incomplete"):
+        loop.checkpoint_to_resume(str(tmp_path / "checkpoint-3"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_length": 150}, "6 of 16 rows are longer than max_length 150"),
+        ({"base": "/nowhere"}, "config.json|tokenizer_config.json"),
+        ({"data": ["/nowhere.parquet"]}, "nowhere.parquet"),
+        ({"trainable_layers": 3}, "the model has 2 layers"),
+        ({"learning_rat": 1}, "learning_rat"),
+        ({"epochs": "many"}, "epochs"),
+        ({"resume_from": "/nowhere/checkpoint-3"}, "incomplete"),
+    ],
+)
+def test_wrong_input_is_refused(
+    change: dict[str, Any], message: str, model: Path, sft_data: Path, tmp_path: Path
+) -> None:
+    events, code = call("sft", job(model, sft_data, tmp_path, **change), tmp_path)
+    assert code == 2, events
+    assert [(e["event"], e["kind"]) for e in events if e["event"] == "error"] == [("error", "InvalidInput")]
+    pytest.raises(AssertionError, lambda: None) if False else None
+    import re
+
+    assert re.search(message, events[-1]["message"]), events[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_rows_are_refused(model: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])
+    schema = schema.append(schema.field("prompt").with_name("completion"))
+    pq.write_table(schema.empty_table(), tmp_path / "empty.parquet")
+    events, code = call("sft", job(model, tmp_path / "empty.parquet", tmp_path), tmp_path)
+    assert code == 2
+    assert "no rows" in events[-1]["message"]
+
+
+def test_the_loss_is_over_the_completion_up_to_its_end(tokenizer: Path) -> None:
+    tok = AutoTokenizer.from_pretrained(tokenizer)
+    answer = f"<think>\n{COT}\n</think>\n\nSlowly."
+    row = {"prompt": prompt(1), "completion": [{"role": "assistant", "content": answer}]}
+    (tokenized,) = sft.tokenize([row], tok, 512)
+
+    learned = [t for t in tokenized["labels"] if t != -100]
+    assert tok.decode(learned) == answer + "<|im_end|>"
+    assert tokenized["labels"][-1] == tok.eos_token_id
+    context = tokenized["input_ids"][: -len(learned)]
+    assert context == tok.apply_chat_template(prompt(1), add_generation_prompt=True)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (TEMPLATE.replace("m['content']", "m['content'].split('</think>')[-1]"), "drops the content"),
+        (TEMPLATE.replace("<|im_end|>", ""), "no end-of-sequence token"),
+        ("{{ messages | length }}" + TEMPLATE, "renders the prompt differently"),
+    ],
+)
+def test_a_template_that_would_teach_something_else_is_refused(
+    template: str, message: str, tokenizer: Path
+) -> None:
+    tok = AutoTokenizer.from_pretrained(tokenizer)
+    tok.chat_template = template
+    row = {"prompt": prompt(1), "completion": [{"role": "assistant", "content": f"<think>{COT}</think>Slowly."}]}
+    with pytest.raises(JobError, match=message) as caught:
+        sft.tokenize([row], tok, 512)
+    assert caught.value.kind == "InvalidInput"
+
+
+def test_reasoning_that_the_template_drops_is_refused(tokenizer: Path, model: Path, tmp_path: Path) -> None:
+    completion = [{"role": "assistant", "content": "Slowly.", "reasoning_content": COT}]
+    data = write(tmp_path / "rows.parquet", [{"prompt": prompt(1), "completion": completion}])
+    events, code = call("sft", job(model, data, tmp_path), tmp_path)
+    assert code == 2
+    assert "drops the reasoning_content" in events[-1]["message"]
+
+
+def test_a_broken_job_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{")
+    from precept_trainer.__main__ import run
+    from precept_trainer.protocol import Events
+
+    class Out(list[str]):
+        def write(self, text: str) -> None:
+            self.append(text)
+
+        def flush(self) -> None: ...
+
+    out = Out()
+    assert run("sft", tmp_path / "job.json", Events(out), StopRequest()) == 2  # type: ignore[arg-type]
+    assert json.loads(out[0])["kind"] == "InvalidInput"
