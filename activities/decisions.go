@@ -9,20 +9,24 @@ import (
 	"precept/schemas"
 )
 
-// Decisions reads what was decided under a run ID, in order.
+// Decisions reads what was decided under a run ID, in the order in which it was
+// recorded.
 func (a *Activities) Decisions(ctx context.Context, run schemas.RunID) ([]schemas.DecisionRecord, error) {
-	out := []schemas.DecisionRecord{}
+	var keys []string
 	for info, err := range a.store.List(ctx, schemas.RunObject(run, "decisions/")) {
 		if err != nil {
 			return nil, fail(err)
 		}
-		var d schemas.DecisionRecord
-		if err := shard.GetJSON(ctx, a.store, info.Key, &d); err != nil {
+		keys = append(keys, info.Key)
+	}
+	// By key: after a reset, a record's own number may be lower than its place.
+	slices.Sort(keys)
+	out := make([]schemas.DecisionRecord, len(keys))
+	for i, key := range keys {
+		if err := shard.GetJSON(ctx, a.store, key, &out[i]); err != nil {
 			return nil, fail(err)
 		}
-		out = append(out, d)
 	}
-	slices.SortFunc(out, func(x, y schemas.DecisionRecord) int { return x.Number - y.Number })
 	return out, nil
 }
 

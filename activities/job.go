@@ -164,6 +164,8 @@ func (j *job) checkpoint(ctx context.Context, e trainer.Event) error {
 			return schemas.E("save checkpoint", e.Path, schemas.Unavailable, err)
 		}
 	}
+	// The checkpoint that a job leaves when its context ends is stored too.
+	ctx = context.WithoutCancel(ctx)
 	j.uploads.Add(1)
 	go func() {
 		defer j.uploads.Done()

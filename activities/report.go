@@ -106,7 +106,11 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 		return e, nil, err
 	}
 	same := false
-	for _, name := range []string{req.Spec.Filter.Judge, req.Spec.RL.Judge} {
+	judges := []string{req.Spec.Filter.Judge}
+	if !req.Spec.RL.Skip {
+		judges = append(judges, req.Spec.RL.Judge)
+	}
+	for _, name := range judges {
 		other, err := a.endpoint(name)
 		if err != nil {
 			return e, nil, err

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"precept/internal/judge"
+	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/reward"
 	"precept/internal/shard"
@@ -81,8 +82,10 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		ctx, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
 		rewards, err := reward.Serve(ctx, reward.Options{
-			Judge:    judge.New(client.Guarded(w.lease.Check), judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens}),
+			Judge:    judge.New(stopper{client.Guarded(w.lease.Check), stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens}),
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			InFlight: inFlight(client),
 			Usage:    w.add,
@@ -137,4 +140,20 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		return j.finish(ctx, schemas.JobResult{Model: model, Ledger: ledger, Rollouts: &ref})
 	})
+}
+
+// stopper ends a job at an error that concerns more than a rollout. The trainer
+// is told only that there is no reward, and would ask again and again.
+type stopper struct {
+	judge.Asker
+	stop context.CancelCauseFunc
+}
+
+// Ask implements judge.Asker.
+func (s stopper) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
+	answer, meta, err := s.Asker.Ask(ctx, r)
+	if stopsAll(err) {
+		s.stop(err)
+	}
+	return answer, meta, err
 }

@@ -81,13 +81,15 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return err
 		}
 		w.beat.say("loading the model")
-		p, err := trainer.Start(ctx, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
+		serving, end := context.WithCancel(ctx)
+		defer end()
+		p, err := trainer.Start(serving, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
 			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: served, Name: w.Model.Digest.Short(),
 		})
 		if err != nil {
 			return err
 		}
-		defer func() { p.Stop(); _ = p.Wait() }()
+		defer func() { end(); _ = p.Wait() }()
 		ready, err := p.Ready(ctx, 10*time.Minute)
 		if err != nil {
 			return err

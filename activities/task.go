@@ -176,16 +176,21 @@ func each[T any](ctx context.Context, w *work, rows []T, inFlight int, do func(c
 				first = err
 			}
 			mu.Unlock()
-			if llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict {
+			if stopsAll(err) {
 				cancel(err)
 			}
 		})
 	}
 	p.Wait()
-	if first == nil {
-		first = context.Cause(ctx)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause // it outweighs a row's error that came before it
 	}
 	return first
+}
+
+// stopsAll reports whether an error concerns the account or the lease, not a row.
+func stopsAll(err error) bool {
+	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict
 }
 
 // beat heartbeats a task by timer and tells people how far it is.

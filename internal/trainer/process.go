@@ -233,6 +233,8 @@ func (c Config) environment() []string {
 		"PYTHONPATH=" + pkg,
 		"PYTHONUNBUFFERED=1",
 		"TOKENIZERS_PARALLELISM=false",
+		// Threads that wait give their core to others instead of spinning on it.
+		"OMP_WAIT_POLICY=PASSIVE",
 		"HF_HUB_DISABLE_TELEMETRY=1",
 	}
 	if c.Threads > 0 {

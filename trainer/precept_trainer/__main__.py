@@ -59,6 +59,9 @@ def main() -> int:
     # No run reports to anybody, and no tokenizer thread competes with torch.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait sleep. Spinning, the default, makes torch several times slower as soon as anything else runs on
+    # the same cores. Read when torch is first imported, which is why it is set here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run(args.kind, args.job, events, stop)
 
 

@@ -1,5 +1,6 @@
 """A tiny model with a byte-level tokenizer, rows to train on, and the trainer as a process or a call."""
 
+import io
 import json
 import os
 import signal
@@ -86,18 +87,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def call(kind: str, job: dict[str, Any], folder: Path, stop: StopRequest | None = None) -> tuple[list[Event], int]:
     """Runs a job in this process."""
-    lines: list[str] = []
-
-    class Out:
-        def write(self, text: str) -> None:
-            lines.append(text)
-
-        def flush(self) -> None: ...
-
+    out = io.StringIO()
     path = folder / "job.json"
     path.write_text(json.dumps({"kind": kind, **job}))
-    code = run(kind, path, Events(Out()), stop or StopRequest())  # type: ignore[arg-type]
-    return [json.loads(line) for line in lines], code
+    code = run(kind, path, Events(out), stop or StopRequest())
+    return [json.loads(line) for line in out.getvalue().splitlines()], code
 
 
 class Process:

@@ -1,21 +1,26 @@
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import COT, TEMPLATE, Process, call, prompt, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from precept_trainer import loop, sft
-from precept_trainer.protocol import JobError, StopRequest
+from precept_trainer.__main__ import run
+from precept_trainer.protocol import Events, JobError, StopRequest
 
 
-def job(model: Path, data: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+def job(model: Path, rows: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     return {
         "base": str(model),
-        "data": [str(data)],
+        "data": [str(rows)],
         "output": str(folder / "out"),
         "checkpoints": str(folder / "checkpoints"),
         "epochs": 2,
@@ -117,14 +122,14 @@ def test_only_complete_checkpoints_are_resumed_from(tmp_path: Path) -> None:
         loop.checkpoint_to_resume(str(tmp_path / "checkpoint-10"))
     (tmp_path / "checkpoint-2" / "weights").write_bytes(b"12")
     assert loop.checkpoint_to_resume(str(tmp_path)) == str(tmp_path / "checkpoint-1")
-    with pytest.raises(JobError, match=r"checkpoint-3 .*is incomplete|incomplete"):
+    with pytest.raises(JobError, match="incomplete"):
         loop.checkpoint_to_resume(str(tmp_path / "checkpoint-3"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_length": 150}, "6 of 16 rows are longer than max_length 150"),
+        ({"max_length": 150}, "7 of 16 rows are longer than max_length 150"),
         ({"base": "/nowhere"}, "config.json|tokenizer_config.json"),
         ({"data": ["/nowhere.parquet"]}, "nowhere.parquet"),
         ({"trainable_layers": 3}, "the model has 2 layers"),
@@ -139,17 +144,11 @@ def test_wrong_input_is_refused(
     events, code = call("sft", job(model, sft_data, tmp_path, **change), tmp_path)
     assert code == 2, events
     assert [(e["event"], e["kind"]) for e in events if e["event"] == "error"] == [("error", "InvalidInput")]
-    pytest.raises(AssertionError, lambda: None) if False else None
-    import re
-
     assert re.search(message, events[-1]["message"]), events[-1]
     assert not (tmp_path / "out").exists()
 
 
 def test_no_rows_are_refused(model: Path, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     schema = pa.schema([("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])
     schema = schema.append(schema.field("prompt").with_name("completion"))
     pq.write_table(schema.empty_table(), tmp_path / "empty.parquet")
@@ -179,9 +178,7 @@ def test_the_loss_is_over_the_completion_up_to_its_end(tokenizer: Path) -> None:
         ("{{ messages | length }}" + TEMPLATE, "renders the prompt differently"),
     ],
 )
-def test_a_template_that_would_teach_something_else_is_refused(
-    template: str, message: str, tokenizer: Path
-) -> None:
+def test_a_template_that_would_teach_something_else_is_refused(template: str, message: str, tokenizer: Path) -> None:
     tok = AutoTokenizer.from_pretrained(tokenizer)
     tok.chat_template = template
     row = {"prompt": prompt(1), "completion": [{"role": "assistant", "content": f"<think>{COT}</think>Slowly."}]}
@@ -200,15 +197,6 @@ def test_reasoning_that_the_template_drops_is_refused(tokenizer: Path, model: Pa
 
 def test_a_broken_job_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{")
-    from precept_trainer.__main__ import run
-    from precept_trainer.protocol import Events
-
-    class Out(list[str]):
-        def write(self, text: str) -> None:
-            self.append(text)
-
-        def flush(self) -> None: ...
-
-    out = Out()
-    assert run("sft", tmp_path / "job.json", Events(out), StopRequest()) == 2  # type: ignore[arg-type]
-    assert json.loads(out[0])["kind"] == "InvalidInput"
+    out = io.StringIO()
+    assert run("sft", tmp_path / "job.json", Events(out), StopRequest()) == 2
+    assert json.loads(out.getvalue())["kind"] == "InvalidInput"

@@ -273,6 +273,10 @@ func (p *parse) harm(act, request string) *finding {
 				}
 			}
 		}
+		if !np.someone() && p.inside(s, named("group")) {
+			// "Drive the immigrants out of town": the object stands inside.
+			np.head = named("group")
+		}
 		if !np.someone() && s.at > 0 && strings.HasSuffix(p.tokens[s.at].word, "ing") {
 			for _, earlier := range p.objects(0) {
 				if earlier.head.has(living) && earlier.end <= s.at {
@@ -371,8 +375,11 @@ var bodyPart = set("skull head face throat neck leg legs arm arms hand hands fin
 
 // someoneIn tells whether a living being stands inside a phrasal verb ("break
 // the guard's leg").
-func (p *parse) someoneIn(s span) bool {
-	for _, l := range p.live(living) {
+func (p *parse) someoneIn(s span) bool { return p.inside(s, living) }
+
+// inside tells whether a word of a class stands inside a phrasal verb.
+func (p *parse) inside(s span, any class) bool {
+	for _, l := range p.live(any) {
 		if l.at > s.at && l.end < s.end {
 			return true
 		}
