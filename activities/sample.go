@@ -16,7 +16,7 @@ import (
 const sampleVersion = 1
 
 // served is how many requests a served model is asked at once.
-const served = 16
+const served = 32
 
 // sample plans a task for every arm and suite.
 func (p *planner) sample(ctx context.Context) (tasks []schemas.Task, err error) {

@@ -41,8 +41,10 @@ func (v *voter) Ask(_ context.Context, r llm.Request) (llm.Answer, llm.Meta, err
 func serve(t *testing.T, v *voter) *Server {
 	t.Helper()
 	s, err := Serve(t.Context(), Options{
-		Judge:    judge.New(v, judge.RoleReward, judge.Options{}),
-		Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return policy.CategoryPolicy{Category: c, Text: "rules"}, nil },
+		Judge: judge.New(v, judge.RoleReward, judge.Options{}),
+		Policy: func(c schemas.Category) (policy.CategoryPolicy, error) {
+			return policy.CategoryPolicy{Category: c, Text: "rules"}, nil
+		},
 		InFlight: 2,
 		Usage:    func(schemas.Usage) {},
 	})
