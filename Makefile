@@ -125,7 +125,7 @@ lint: ## format, vet, staticcheck, the import rule, workflowcheck
 	$(call step,go vet,go vet -tags e2e ./...)
 	$(call step,staticcheck,$(BIN)/staticcheck -tags e2e ./...)
 	$(call step,import rule,$(BIN)/depguard ./...)
-	$(call step,workflowcheck,$(BIN)/workflowcheck ./workflows/...)
+	$(call step,workflowcheck,$(BIN)/workflowcheck -config workflowcheck.yaml ./workflows/...)
 
 .PHONY: test-go
 test-go:

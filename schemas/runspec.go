@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -297,7 +298,7 @@ func (in Import) validate(v *violations, field string) {
 	if in.Intent != "" && !slices.Contains(Intents, in.Intent) {
 		v.add(field+".intent", "is %q; use harmful, borderline or benign", in.Intent)
 	}
-	for k := range in.Columns {
+	for _, k := range slices.Sorted(maps.Keys(in.Columns)) {
 		if !slices.Contains(ImportColumns, k) {
 			v.add(field+".columns", "maps %q; the columns are %s", k, strings.Join(ImportColumns, ", "))
 		}
