@@ -53,6 +53,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	s.simllm = fmt.Sprintf("http://127.0.0.1:%d", simPort)
 	s.env = append(os.Environ(),
 		"AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey,
+		"ROOT_ACCESS_KEY_ID="+accessKey, "ROOT_SECRET_ACCESS_KEY="+secretKey,
 		fmt.Sprintf("TEMPORAL_ADDRESS=127.0.0.1:%d", temporalPort),
 	)
 	t.Setenv("AWS_ACCESS_KEY_ID", accessKey)
@@ -61,7 +62,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	if err := os.MkdirAll(filepath.Join(s.dir, "s3"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.start("s3", s.bin("versitygw"), "--access", accessKey, "--secret", secretKey,
+	s.start("s3", s.bin("versitygw"),
 		"--port", fmt.Sprintf("127.0.0.1:%d", s3Port), "--health", "/health", "posix", filepath.Join(s.dir, "s3"))
 	s.start("simllm", s.bin("simllm"), append([]string{"--listen", fmt.Sprintf("127.0.0.1:%d", simPort)}, flags...)...)
 	args := []string{"server", "start-dev", "--headless", "--port", fmt.Sprint(temporalPort), "--log-level", "error",
@@ -246,8 +247,7 @@ func (s *stack) trainer(command string, job any) {
 // paid is what the simulated endpoints counted.
 type paid struct {
 	Requests int64 `json:"requests"`
-	Unique   int64 `json:"unique"`
-	Repeated int64 `json:"repeated"`
+	Repeated int64 `json:"paid_repeated"`
 }
 
 func (s *stack) paid() (p paid) {
