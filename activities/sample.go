@@ -15,8 +15,12 @@ import (
 // sampleVersion changes when the same answers give other completions.
 const sampleVersion = 1
 
-// served is how many requests a served model is asked at once.
-const served = 32
+// How many requests a served model is asked at once: as many as fill a batch, but
+// few where each has a policy to read, so that people see it go on.
+const (
+	served           = 32
+	servedWithPolicy = 2
+)
 
 // sample plans a task for every arm and suite.
 func (p *planner) sample(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -80,11 +84,15 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
+		atOnce := served
+		if w.Arm == schemas.ArmBasePolicy {
+			atOnce = servedWithPolicy
+		}
 		w.beat.say("loading the model")
 		serving, end := context.WithCancel(ctx)
 		defer end()
 		p, err := trainer.Start(serving, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
-			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: served, Name: w.Model.Digest.Short(),
+			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: atOnce, Name: w.Model.Digest.Short(),
 		})
 		if err != nil {
 			return err
@@ -97,14 +105,14 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		w.beat.say("")
 		client, err := llm.NewClient(llm.Endpoint{
 			Name: string(w.Arm), BaseURL: ready.URL, Model: ready.Model, Weights: w.Model.Digest,
-			MaxInFlight: served, Timeout: 15 * time.Minute, JSONMode: llm.JSONNone,
+			MaxInFlight: atOnce, Timeout: 15 * time.Minute, JSONMode: llm.JSONNone,
 		}, llm.Options{Journal: a.journal})
 		if err != nil {
 			return err
 		}
 		ask := asker{w: w, client: client.Guarded(w.lease.Check), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens}}
 		rows := make([]schemas.Completion, len(prompts))
-		err = each(ctx, w, prompts, served, func(ctx context.Context, i int, prompt schemas.Prompt) (err error) {
+		err = each(ctx, w, prompts, atOnce, func(ctx context.Context, i int, prompt schemas.Prompt) (err error) {
 			messages := prompt.Messages
 			if w.Arm == schemas.ArmBasePolicy {
 				cp, err := pol.For(prompt.Category)

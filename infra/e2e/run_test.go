@@ -97,6 +97,9 @@ func TestKilledRunEnds(t *testing.T) {
 		return found
 	})
 	gpu.killAlone() // the kernel must take the trainer along
+	for info, err := range s.store.List(t.Context(), "jobs/") {
+		t.Fatalf("sft was not killed in its middle: %s is there (%v)", info.Key, err)
+	}
 	s.worker("worker-gpu-2", "gpu")
 
 	s.awaitGate(id, schemas.GateRelease, 10*time.Minute)
