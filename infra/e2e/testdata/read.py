@@ -17,7 +17,7 @@ for shard in shards:
     kind, path, rows = shard.split("=")
     by_kind[kind].append(path)
     assert pq.read_table(path).num_rows == int(rows), f"pyarrow: {path}"
-    (count,) = duckdb.sql(f"select count(*) from read_parquet('{path}')").fetchone()
+    [(count,)] = duckdb.sql(f"select count(*) from read_parquet('{path}')").fetchall()
     assert count == int(rows), f"duckdb: {path}"
 for kind, paths in by_kind.items():
     data = load_dataset("parquet", data_files=paths, split="train", cache_dir=work)
