@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 // has three tasks and keeps all but one unit, rejected as "not best".
 type world struct {
 	*testsuite.TestWorkflowEnvironment
+	mu      sync.Mutex              // activities run beside each other
 	done    map[schemas.Stage][]int // tasks done, in order
 	records []schemas.DecisionRecord
 	stored  []schemas.DecisionRecord
@@ -51,6 +53,8 @@ func newWorld(t *testing.T) *world {
 		return w.stored, nil
 	})
 	w.OnActivity(act.RecordDecision, mock.Anything, mock.Anything, mock.Anything).Return(func(_ context.Context, _ schemas.RunID, d schemas.DecisionRecord) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.records = append(w.records, d)
 		return nil
 	})
@@ -59,6 +63,8 @@ func newWorld(t *testing.T) *world {
 		Sampled: map[schemas.Arm]int64{schemas.ArmBase: 5, schemas.ArmBasePolicy: 2, schemas.ArmSFT: 5, schemas.ArmRL: 5},
 	}, nil)
 	w.OnActivity(act.Plan, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.PlanRequest) (schemas.PlanRef, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		n := w.planned(r.Stage, expected(r))
 		l := schemas.Ledger{Planned: n, Kept: n}
 		if n > 1 {
@@ -71,6 +77,8 @@ func newWorld(t *testing.T) *world {
 	})
 	for _, task := range []any{act.Prompts, act.Synthesize, act.Filter, act.Curate, act.SFT, act.RL, act.Sample, act.Grade} {
 		w.OnActivity(task, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.TaskRequest) (schemas.TaskResult, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			if err := w.failing(r); err != nil {
 				return schemas.TaskResult{}, err
 			}
@@ -79,6 +87,8 @@ func newWorld(t *testing.T) *world {
 		})
 	}
 	w.OnActivity(act.Manifest, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ManifestRequest) (schemas.StageSum, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage}, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
@@ -277,7 +287,9 @@ func TestFailedTasksRunAgainAlone(t *testing.T) {
 			!strings.Contains(p.Waiting.Command, "--name resume") {
 			t.Errorf("waits for %+v", p.Waiting)
 		}
+		w.mu.Lock()
 		down = false
+		w.mu.Unlock()
 		w.SignalWorkflow("resume", schemas.Decision{By: "ann"})
 	}, time.Hour)
 	w.run(t, spec())
