@@ -44,9 +44,7 @@ tools: $(BIN)/temporal $(BIN)/versitygw $(BIN)/process-compose ## build the embe
 .PHONY: build
 build: ## build worker, starter, simllm and precept-dev
 	@mkdir -p $(BIN)
-	@echo "Building worker, starter, simllm, precept-dev"
-	@go build -o $(BIN)/ ./worker ./starter ./infra/simllm
-	@go build -o $(DEV) ./infra/dev
+	$(call building,the programs,go build -o $(BIN)/ ./worker ./starter ./infra/simllm && go build -o $(DEV) ./infra/dev)
 
 # What a first set-up costs, said before it starts; measured on Linux amd64 with two cores.
 .PHONY: announce
@@ -65,25 +63,31 @@ $(DEV): $(wildcard infra/dev/*.go) go.mod
 	@go build -o $@ ./infra/dev
 	@touch $@
 
+# $(call building,NAME,COMMAND) runs a build, which may say nothing for minutes, and shows that it goes on.
+define building
+	@echo "Building $(1)"; \
+	( n=0; while sleep 1 && kill -0 $$$$ 2>/dev/null; do n=$$((n + 1)); [ $$((n % 8)) -ne 0 ] || echo "  building $(1), $$n s"; done ) & ticker=$$!; \
+	$(2); status=$$?; kill $$ticker; exit $$status
+endef
+
 # $(call tool,PACKAGE) builds a tool from its own module, so that its dependencies never
 # join the program's. The old file goes first: it may be a link to an installed program.
 define tool
 	@mkdir -p $(BIN)
-	@echo "Building $(notdir $@)"
 	@rm -f $@
-	@cd infra/tools && go build -o ../../$@ $(1)
+	$(call building,$(notdir $@),cd infra/tools && go build -o ../../$@ $(1))
 endef
 
 # An installed temporal that is new enough is used instead of building one.
 $(BIN)/temporal: $(TOOLS) | $(DEV)
 	@mkdir -p $(BIN)
 	@rm -f $@
-	@if installed=$$($(DEV) installed-temporal 2>/dev/null); then \
-		echo "Using the installed $$installed"; ln -s "$$installed" $@; \
-	else \
-		echo "Building temporal (the largest of the tools)"; \
-		cd infra/tools && go build -ldflags "-X github.com/temporalio/cli/temporalcli.Version=$$(go list -m -f '{{.Version}}' github.com/temporalio/cli | tr -d v)" -o ../../$@ github.com/temporalio/cli/cmd/temporal; \
-	fi
+	@if installed=$$($(DEV) installed-temporal 2>/dev/null); then echo "Using the installed $$installed"; ln -s "$$installed" $@; fi
+	@[ -e $@ ] || $(MAKE) --no-print-directory build-temporal
+
+.PHONY: build-temporal
+build-temporal:
+	$(call building,temporal (the largest of the tools),cd infra/tools && go build -ldflags "-X github.com/temporalio/cli/temporalcli.Version=$$(go list -m -f '{{.Version}}' github.com/temporalio/cli | tr -d v)" -o ../../$(BIN)/temporal github.com/temporalio/cli/cmd/temporal)
 
 $(BIN)/versitygw: $(TOOLS)
 	$(call tool,github.com/versity/versitygw/cmd/versitygw)

@@ -121,14 +121,25 @@ func fail(err error) error {
 
 // lineage is what a key is made of. Its JSON stands in the shard.
 type lineage struct {
-	Stage   schemas.Stage           `json:"stage"`
-	Kind    string                  `json:"kind"`
-	Version any                     `json:"version"`
-	Inputs  []schemas.Digest        `json:"inputs"`
-	Params  map[string]any          `json:"params"`
-	Policy  schemas.Digest          `json:"policy,omitempty"`
-	Models  []schemas.ModelIdentity `json:"models,omitempty"`
+	Stage   schemas.Stage    `json:"stage"`
+	Kind    string           `json:"kind"`
+	Version any              `json:"version"`
+	Inputs  []schemas.Digest `json:"inputs"`
+	Params  map[string]any   `json:"params"`
+	Policy  schemas.Digest   `json:"policy,omitempty"`
+	Models  []model          `json:"models,omitempty"`
 }
+
+// model is a model that rows follow from: its weights, and what its endpoint's
+// configuration adds to every request.
+type model struct {
+	Identity schemas.ModelIdentity `json:"identity"`
+	Sent     map[string]any        `json:"sent,omitempty"`
+}
+
+func asked(e llm.Endpoint) model { return model{e.Identity(), e.Sent()} }
+
+func weights(m schemas.ModelRef) model { return model{Identity: m.Identity()} }
 
 func (l lineage) key() schemas.Key { return schemas.DigestOf(l) }
 

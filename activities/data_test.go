@@ -5,9 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"precept/internal/llm"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -126,13 +128,13 @@ func TestAnotherRunPaysOnlyForWhatChanged(t *testing.T) {
 		kept           int64 // of the filter
 	}{
 		{"nothing", func(*schemas.RunSpec) {}, 0, 0, 8},
-		{"a higher threshold", func(s *schemas.RunSpec) { s.Filter.Threshold = 0.9 }, 0, 0, 8},
-		{"a lower threshold", func(s *schemas.RunSpec) { s.Filter.Threshold = 0.4 }, 0, 2 * 2, 10},
+		{"a higher threshold", func(s *schemas.RunSpec) { s.Filter.Threshold = new(0.9) }, 0, 0, 8},
+		{"a lower threshold", func(s *schemas.RunSpec) { s.Filter.Threshold = new(0.4) }, 0, 2 * 2, 10},
 		{"fewer votes", func(s *schemas.RunSpec) { s.Filter.Votes = 2 }, 0, 0, 8},
 		{"more votes", func(s *schemas.RunSpec) { s.Filter.Votes = 4 }, 0, 8, 8},
 		{"more samples", func(s *schemas.RunSpec) { s.Synthesize.Samples = 3 }, 5, 4*3 + 1, 12},
 		{"fewer samples", func(s *schemas.RunSpec) { s.Synthesize.Samples = 1 }, 0, 0, 4},
-		{"another temperature", func(s *schemas.RunSpec) { s.Synthesize.Temperature = 0.5 }, 10, 0, 8},
+		{"another temperature", func(s *schemas.RunSpec) { s.Synthesize.Temperature = new(0.5) }, 10, 0, 8},
 		{"more prompts", func(s *schemas.RunSpec) {
 			s.Prompts.Imports = append([]schemas.Import{{Path: more}}, s.Prompts.Imports...)
 		}, 4, 4 * 3, 12},
@@ -467,5 +469,83 @@ func TestAPlanOfAnotherRunWithThisIDIsAConflict(t *testing.T) {
 	_, err := fresh.does(schemas.StagePrompts, plan, 0)
 	if f := failure(t, err); f.Type() != string(schemas.Conflict) || !strings.Contains(f.Message(), "two runs with this ID") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Whoever changes what is served changes the key: no answer of the new model may
+// stand under the old one's.
+func TestAnEndpointThatChangesUnderWay(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*llm.Endpoint){
+		"weights":  func(e *llm.Endpoint) { e.Revision = "2" },
+		"settings": func(e *llm.Endpoint) { e.Extra = map[string]any{"reasoning_effort": "high"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, imported(t, fivePrompts()...), options{}).stages(schemas.StagePrompts)
+			plan := w.plans(schemas.StageSynthesize)
+			e := w.config.Endpoints["teacher"]
+			change(&e)
+			w.config.Endpoints["teacher"] = e
+			delete(w.clients, "teacher")
+			_, err := w.does(schemas.StageSynthesize, plan, 0)
+			if f := failure(t, err); f.Type() != string(schemas.Conflict) || !strings.Contains(f.Message(), "one configuration") {
+				t.Errorf("got %v", err)
+			}
+			// A new plan makes new keys of it.
+			if again := w.plans(schemas.StageSynthesize); again.Digest == plan.Digest {
+				t.Error("the stage has the same keys as before")
+			}
+		})
+	}
+}
+
+func TestAnOutageEndsTheTaskEarly(t *testing.T) {
+	t.Parallel()
+	spec := imported(t)
+	spec.Prompts.Imports[0].Path = filepath.Join(write(t, map[string]string{"p.jsonl": numbered(t, 200)}), "p.jsonl")
+	models := newModels(t)
+	models.says(byTeacher(&reply{status: 503, text: "down"}))
+	w := newWorld(t, spec, options{models: models, tries: 1}).stages(schemas.StagePrompts)
+	_, err := w.does(schemas.StageSynthesize, w.plans(schemas.StageSynthesize), 0)
+	if f := failure(t, err); f.Type() != string(schemas.Unavailable) || f.NonRetryable() {
+		t.Errorf("got %v", err)
+	}
+	if n := len(models.take()); n < outage || n > 2*outage {
+		t.Errorf("%d of 400 rows were tried", n)
+	}
+}
+
+// A run that is started again finds its work done; what it cost stays told.
+func TestARestartedRunKeepsItsCost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, imported(t, fivePrompts()...), options{}).stages(schemas.StagePrompts)
+	plan := w.plans(schemas.StageSynthesize)
+	begun := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	close := func(started time.Time, u schemas.Usage) schemas.StageSum {
+		sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan, Usage: u, Started: started})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	for i := range plan.Tasks {
+		if _, err := w.does(schemas.StageSynthesize, plan, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		started time.Time
+		usage   schemas.Usage
+		want    int64
+	}{
+		{begun, schemas.Usage{Paid: 10, USD: 1}, 10},
+		{begun, schemas.Usage{Paid: 10, USD: 1}, 10}, // the same, closed twice
+		{begun.Add(time.Hour), schemas.Usage{}, 10},
+		{begun.Add(2 * time.Hour), schemas.Usage{Paid: 2}, 12},
+	} {
+		if got := close(step.started, step.usage).Usage.Paid; got != step.want {
+			t.Errorf("after %+v the stage has paid for %d calls, want %d", step.usage, got, step.want)
+		}
 	}
 }

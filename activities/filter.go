@@ -38,7 +38,7 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		l := lineage{
 			Stage: schemas.StageFilter, Version: []any{filterVersion, judge.StageVersion()}, Inputs: digests(ref),
 			Params: map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens},
-			Policy: cp.Digest, Models: []schemas.ModelIdentity{j.Identity()},
+			Policy: cp.Digest, Models: []model{asked(j)},
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
 		t.Category, t.Inputs = cp.Category, []schemas.ShardRef{ref}
@@ -62,16 +62,16 @@ func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		client, err := a.client(w.spec.Filter.Judge)
+		client, err := w.client(w.spec.Filter.Judge)
 		if err != nil {
 			return err
 		}
 		s := w.spec.Filter
-		j := judge.New(client.Guarded(w.lease.Check), judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: s.Threshold, MaxTokens: s.MaxTokens})
+		j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens})
 		rows := make([]schemas.Verdict, len(completions))
 		err = each(ctx, w, completions, inFlight(client), func(ctx context.Context, i int, c schemas.Completion) error {
 			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
-			w.add(r.Usage)
+			w.beat.spend(r.Usage)
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskR
 			switch {
 			case len(r.Votes) == 0:
 				rows[i].Reason = schemas.ReasonLostVote
-			case r.Score < s.Threshold:
+			case r.Score < *s.Threshold:
 				rows[i].Reason = schemas.ReasonBelowThreshold
 			case r.Lost > 0:
 				// A minimum over fewer votes than asked for is no verdict to keep by.

@@ -30,7 +30,7 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 		l := lineage{
 			Stage: schemas.StageGrade, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
 			Params: map[string]any{"votes": p.Spec.Evaluate.Votes},
-			Policy: p.inputs.Policy, Models: []schemas.ModelIdentity{grader.Identity()},
+			Policy: p.inputs.Policy, Models: []model{asked(grader)},
 		}
 		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
 		t.Arm, t.Suite, t.Inputs = plan.Tasks[i].Arm, plan.Tasks[i].Suite, []schemas.ShardRef{ref}
@@ -42,7 +42,7 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 // Grade has the grader say what each evaluation answer did.
 func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
 	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		completions, err := shard.Read[schemas.Completion](ctx, a.store, w.Inputs[0])
+		completions, err := keptCompletions(ctx, a.store, w.Inputs[0])
 		if err != nil {
 			return err
 		}
@@ -50,11 +50,11 @@ func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskRe
 		if err != nil {
 			return err
 		}
-		client, err := a.client(w.spec.Evaluate.Grader)
+		client, err := w.client(w.spec.Evaluate.Grader)
 		if err != nil {
 			return err
 		}
-		j := judge.New(client.Guarded(w.lease.Check), judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes})
+		j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes})
 		rows := make([]schemas.Grade, len(completions))
 		err = each(ctx, w, completions, inFlight(client), func(ctx context.Context, i int, c schemas.Completion) error {
 			rows[i] = schemas.Grade{
@@ -68,7 +68,7 @@ func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskRe
 				return err
 			}
 			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
-			w.add(r.Usage)
+			w.beat.spend(r.Usage)
 			if err != nil {
 				return err
 			}

@@ -31,6 +31,8 @@ type ImportRequest struct {
 // reads the originals after it. Whatever is wrong with them, or with the spec's
 // endpoints, ends the run here, before any model is called.
 func (a *Activities) Import(ctx context.Context, req ImportRequest) (schemas.InputsRef, error) {
+	beat := startBeat(ctx)
+	defer beat.stop()
 	ref, err := a.importAll(ctx, req)
 	return ref, fail(err)
 }
@@ -166,7 +168,7 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 				}
 				l := lineage{
 					Stage: schemas.StagePrompts, Kind: "suite", Version: promptsVersion,
-					Inputs: []schemas.Digest{input.Digest}, Params: map[string]any{"import": f.in, "name": input.Name},
+					Inputs: []schemas.Digest{input.Digest}, Params: map[string]any{"import": prompts.Meaning(f.name, f.in), "name": input.Name},
 				}
 				ledger := schemas.Ledger{Planned: input.Rows, Kept: input.Rows}
 				ref, err := shard.Write(ctx, a.store, schemas.StagePrompts, l.key(), rows, ledger, l)
@@ -174,6 +176,10 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 					return nil, err
 				}
 				input.Shard = &ref
+			}
+			if suite && slices.ContainsFunc(out, func(in schemas.Input) bool { return in.Name == input.Name }) {
+				return nil, schemas.Errorf("import suites", f.name, schemas.InvalidInput, "there is another suite named %q", input.Name).
+					WithHint("Give each suite a name of its own: evaluate.suites[].name.")
 			}
 			out = append(out, input)
 		}

@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
+
+	"go.temporal.io/sdk/activity"
 
 	"precept/internal/shard"
 	"precept/internal/trainer"
@@ -22,13 +26,11 @@ type job struct {
 	*work
 	key   schemas.Key
 	dir   string
+	rows  int64 // that the trainer read
 	curve []schemas.CurvePoint
 	// extra is what else a checkpoint must bring back, by file name.
-	extra map[string]any
-
-	uploads sync.WaitGroup
-	mu      sync.Mutex
-	failed  error // the first failed upload
+	extra  map[string]any
+	upload *upload
 }
 
 func (w *work) newJob() (*job, error) {
@@ -38,7 +40,11 @@ func (w *work) newJob() (*job, error) {
 	}
 	j := &job{work: w, key: key, dir: w.Activities.work("jobs", string(key))}
 	j.extra = map[string]any{"precept-curve.json": &j.curve}
-	return j, os.MkdirAll(j.path("checkpoints"), 0o755)
+	if err := os.MkdirAll(j.path("checkpoints"), 0o755); err != nil {
+		return nil, schemas.E("train", j.Title, schemas.Unavailable, err)
+	}
+	j.upload = &upload{job: j}
+	return j, nil
 }
 
 func (j *job) path(name string) string { return filepath.Join(j.dir, name) }
@@ -50,7 +56,7 @@ func (j *job) fetch(ctx context.Context, refs []schemas.ShardRef) (files []strin
 			continue
 		}
 		path := j.path(fmt.Sprintf("data-%04d.parquet", i))
-		if _, err := j.store.GetFile(ctx, ref.Object, path); err != nil {
+		if err := shard.Fetch(ctx, j.store, ref, path); err != nil {
 			return nil, err
 		}
 		files = append(files, path)
@@ -61,13 +67,14 @@ func (j *job) fetch(ctx context.Context, refs []schemas.ShardRef) (files []strin
 	return files, nil
 }
 
-// resume brings back the last stored checkpoint and returns its folder, or "".
-func (j *job) resume(ctx context.Context) (string, error) {
-	last := -1
-	prefix := "checkpoints/" + string(j.key) + "/"
+// resume brings back the last stored checkpoint and returns its folder and step, or
+// "" and 0.
+func (j *job) resume(ctx context.Context) (from string, step int, err error) {
+	var steps []int
+	prefix := j.checkpoints()
 	for info, err := range j.store.List(ctx, prefix) {
 		if err != nil {
-			return "", err
+			return "", 0, err
 		}
 		name, ok := strings.CutSuffix(strings.TrimPrefix(info.Key, prefix), "/index.json")
 		if !ok {
@@ -75,53 +82,67 @@ func (j *job) resume(ctx context.Context) (string, error) {
 		}
 		step, err := strconv.Atoi(name)
 		if err != nil {
-			return "", schemas.E("resume", info.Key, schemas.Internal, err)
+			return "", 0, schemas.E("resume", info.Key, schemas.Internal, err)
 		}
-		last = max(last, step)
+		steps = append(steps, step)
 	}
 	// What an earlier attempt left on this machine is not known to be whole.
-	if err := os.RemoveAll(j.path("checkpoints")); err != nil {
-		return "", schemas.E("resume", j.Title, schemas.Unavailable, err)
+	for _, dir := range []string{"checkpoints", "uploads"} {
+		if err := os.RemoveAll(j.path(dir)); err != nil {
+			return "", 0, schemas.E("resume", j.Title, schemas.Unavailable, err)
+		}
+		if err := os.MkdirAll(j.path(dir), 0o755); err != nil {
+			return "", 0, schemas.E("resume", j.Title, schemas.Unavailable, err)
+		}
 	}
-	if err := os.MkdirAll(j.path("checkpoints"), 0o755); err != nil {
-		return "", schemas.E("resume", j.Title, schemas.Unavailable, err)
-	}
-	if last < 0 {
-		return "", nil
-	}
-	j.beat.say(fmt.Sprintf("resuming from step %d", last))
-	dir := j.path(fmt.Sprintf("checkpoints/checkpoint-%d", last))
-	if err := shard.GetFolder(ctx, j.store, schemas.CheckpointPrefix(j.key, last), dir); err != nil {
-		return "", err
-	}
-	for name, v := range j.extra {
-		raw, err := os.ReadFile(filepath.Join(dir, name))
-		if err == nil {
-			err = json.Unmarshal(raw, v)
+	slices.Sort(steps)
+	for _, step := range slices.Backward(steps) {
+		j.beat.say(fmt.Sprintf("resuming from step %d", step))
+		dir := j.path(fmt.Sprintf("checkpoints/checkpoint-%d", step))
+		err := shard.GetFolder(ctx, j.store, schemas.CheckpointPrefix(j.key, step), dir)
+		if schemas.KindOf(err) == schemas.InvalidInput {
+			// Two holders have written it at the same time. An earlier one does too.
+			activity.GetLogger(ctx).Warn("a checkpoint is broken", "step", step, "error", err)
+			continue
 		}
 		if err != nil {
-			return "", schemas.E("resume", dir, schemas.Internal, err)
+			return "", 0, err
 		}
+		for name, v := range j.extra {
+			raw, err := os.ReadFile(filepath.Join(dir, name))
+			if err == nil {
+				err = json.Unmarshal(raw, v)
+			}
+			if err != nil {
+				return "", 0, schemas.E("resume", dir, schemas.Internal, err)
+			}
+		}
+		return dir, step, nil
 	}
-	return dir, nil
+	return "", 0, nil
 }
 
-// run trains and stores model and result.
-func (j *job) run(ctx context.Context, command string, spec any, env ...string) (schemas.ModelRef, trainer.Event, error) {
-	done, err := trainer.Run(ctx, j.config.Trainer, command, j.dir, spec, func(e trainer.Event) error {
+// checkpoints is the prefix of the job's stored checkpoints.
+func (j *job) checkpoints() string { return "checkpoints/" + string(j.key) + "/" }
+
+// run trains and stores the model. When the worker stops, the trainer is asked for a
+// checkpoint first.
+func (j *job) run(ctx context.Context, command string, spec any, env ...string) (ref schemas.ModelRef, err error) {
+	training, cancel := j.untilStop(ctx)
+	defer cancel()
+	done, err := trainer.Run(training, j.config.Trainer, command, j.dir, spec, func(e trainer.Event) error {
 		return j.event(ctx, e)
 	}, env...)
-	j.uploads.Wait()
-	if err := errors.Join(err, j.uploadError()); err != nil {
-		return schemas.ModelRef{}, done, err
+	if err := errors.Join(err, j.upload.wait()); err != nil {
+		return ref, err
 	}
 	j.beat.say("storing the model")
-	ref := schemas.ModelRef{Base: j.Model.Base, Metrics: done.Metrics}
+	ref = schemas.ModelRef{Base: j.Model.Base, Metrics: done.Metrics}
 	if ref.Digest, err = shard.PutFolder(ctx, j.store, done.Path, schemas.ModelPrefix); err != nil {
-		return ref, done, err
+		return ref, err
 	}
 	ref.Prefix = schemas.ModelPrefix(ref.Digest)
-	return ref, done, nil
+	return ref, nil
 }
 
 // event follows the trainer: people see its steps, checkpoints are uploaded
@@ -129,6 +150,7 @@ func (j *job) run(ctx context.Context, command string, spec any, env ...string) 
 func (j *job) event(ctx context.Context, e trainer.Event) error {
 	switch e.Event {
 	case trainer.EventStart:
+		j.rows = e.Rows
 		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps"})
 	case trainer.EventProgress:
 		metrics := e.Metrics
@@ -136,82 +158,30 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 			metrics = map[string]float64{}
 		}
 		metrics["loss"], metrics["tokens_per_second"] = e.Loss, e.TokensPerSecond
-		j.mu.Lock()
 		j.curve = append(j.curve, schemas.CurvePoint{Step: e.Step, Metrics: metrics})
-		j.mu.Unlock()
 		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Metrics: metrics})
 	case trainer.EventCheckpoint:
 		return j.checkpoint(ctx, e)
 	}
-	return j.uploadError()
+	return j.upload.err()
 }
 
-// checkpoint starts an upload. The one before must have ended: a trainer that
-// saves faster than the store takes is slowed down, not outrun.
+// checkpoint completes a checkpoint and has it uploaded.
 func (j *job) checkpoint(ctx context.Context, e trainer.Event) error {
-	j.uploads.Wait()
-	if err := j.uploadError(); err != nil {
-		return err
-	}
 	for name, v := range j.extra {
-		j.mu.Lock()
 		raw, err := json.Marshal(v)
-		j.mu.Unlock()
 		if err == nil {
 			err = os.WriteFile(filepath.Join(e.Path, name), raw, 0o644)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the trainer has gone on so far that it removed it: newer ones come
 		}
 		if err != nil {
 			return schemas.E("save checkpoint", e.Path, schemas.Unavailable, err)
 		}
 	}
 	// The checkpoint that a job leaves when its context ends is stored too.
-	ctx = context.WithoutCancel(ctx)
-	j.uploads.Add(1)
-	go func() {
-		defer j.uploads.Done()
-		prefix := schemas.CheckpointPrefix(j.key, e.Step)
-		_, err := shard.PutFolder(ctx, j.store, e.Path, func(schemas.Digest) string { return prefix })
-		if err == nil {
-			err = j.prune(ctx, e.Step)
-		}
-		if err != nil {
-			j.mu.Lock()
-			j.failed = errors.Join(j.failed, err)
-			j.mu.Unlock()
-		}
-	}()
-	return nil
-}
-
-// prune removes stored checkpoints older than the one at step. The index goes
-// first, so that a half-removed one is not taken for whole.
-func (j *job) prune(ctx context.Context, step int) error {
-	prefix, keep := "checkpoints/"+string(j.key)+"/", schemas.CheckpointPrefix(j.key, step)+"/"
-	var indexes, files []string
-	for info, err := range j.store.List(ctx, prefix) {
-		if err != nil {
-			return err
-		}
-		switch {
-		case strings.HasPrefix(info.Key, keep):
-		case strings.HasSuffix(info.Key, "/index.json"):
-			indexes = append(indexes, info.Key)
-		default:
-			files = append(files, info.Key)
-		}
-	}
-	for _, key := range append(indexes, files...) {
-		if err := j.store.Delete(ctx, key); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (j *job) uploadError() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.failed
+	return j.upload.add(context.WithoutCancel(ctx), e.Step, e.Path)
 }
 
 // finish stores the job's result, which ends it, and drops what it needed.
@@ -221,7 +191,7 @@ func (j *job) finish(ctx context.Context, result schemas.JobResult) error {
 	if err != nil && schemas.KindOf(err) != schemas.Conflict {
 		return err
 	}
-	if err := j.prune(ctx, -1); err != nil {
+	if err := j.prune(ctx, math.MaxInt); err != nil {
 		return err
 	}
 	return os.RemoveAll(j.dir)

@@ -1,7 +1,6 @@
 package activities
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
 )
@@ -30,7 +28,7 @@ func curve(m schemas.Manifest) (steps []int) {
 // checkpoint it trains to its end at step 4.
 const dies = `
 from=$(field resume_from)
-echo '{"event":"start","total_steps":4}'
+echo '{"event":"start","total_steps":4,"rows":5}'
 if [ -z "$from" ]; then
 	step 1; save 1; step 2; save 2; step 3
 	kill -9 $$
@@ -123,16 +121,16 @@ while :; do sleep 0.02; done`)
 	if err := syscall.Mkfifo(ready, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	stopping := newWorld(t, w.spec, options{trainer: c, store: w.store, context: ctx})
-	stopping.inputs, stopping.sums = w.inputs, w.sums
-	plan := stopping.plans(schemas.StageSFT)
+	plan := w.plans(schemas.StageSFT)
+	stop := make(chan struct{})
+	w.env.SetWorkerStopChannel(stop)
 	go func() {
-		defer stop()
+		defer close(stop)
 		_, _ = os.ReadFile(ready) // returns once the trainer has written it
 	}()
-	if _, err := stopping.does(schemas.StageSFT, plan, 0); err == nil {
-		t.Fatal("the stopped attempt succeeded")
+	_, err := w.does(schemas.StageSFT, plan, 0)
+	if f := failure(t, err); f.Type() != string(schemas.Unavailable) || f.NonRetryable() || !strings.Contains(f.Message(), "the worker stops") {
+		t.Errorf("the stopped attempt ended with %v", err)
 	}
 	var stored []string
 	for key := range objects(t, w.store, "checkpoints/") {
@@ -208,14 +206,17 @@ ask() {
 item() { echo "{\"prompt_id\":\"p\",\"category\":\"violence\",\"intent\":\"benign\",\"prompt\":[{\"role\":\"user\",\"content\":\"Ask.\"}],\"completion\":\"$1\"}"; }
 echo '{"event":"start","total_steps":3}'
 if [ -z "$(field resume_from)" ]; then
-	ask 1 "No thought." >> "$here/rewards"
-	step 1; save 1
-	ask 2 "<think>Private 2.</think> Died with it." >> "$here/lost"
+	ask 0 "No thought." >> "$here/rewards"
+	step 1
+	# What it says is read later than what it asks.
+	ask 1 "<think>Private 1.</think> Died with it." >> "$here/lost"
+	save 1
 	kill -9 $$
 fi
-ask 2 "<think>Private 2.</think> Nobody can judge this." >> "$here/rewards"
+ask 1 "<think>Private 1.</think> Asked twice." > /dev/null
+ask 1 "<think>Private 1.</think> Nobody can judge this." >> "$here/rewards"
 step 2
-ask 3 "<think>Private 3.</think> Lukewarm." >> "$here/rewards"
+ask 2 "<think>Private 2.</think> Lukewarm." >> "$here/rewards"
 step 3
 finish`, postEnv, self))
 }
@@ -261,9 +262,9 @@ func TestRL(t *testing.T) {
 		}
 	}
 	want := []rollout{
-		{1, 0, "1", "Answer 1a."}, {1, 1, "0", "No thought."},
-		{2, 0, "1", "Answer 2a."}, {2, 1, "null", "Nobody can judge this."},
-		{3, 0, "1", "Answer 3a."}, {3, 1, "0.5", "Lukewarm."},
+		{0, 0, "1", "Answer 0a."}, {0, 1, "0", "No thought."},
+		{1, 0, "1", "Answer 1a."}, {1, 1, "null", "Nobody can judge this."},
+		{2, 0, "1", "Answer 2a."}, {2, 1, "0.5", "Lukewarm."},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("rollouts (- want, + got):\n%s", d)
@@ -282,15 +283,6 @@ func TestRL(t *testing.T) {
 	}
 	if d := cmp.Diff([]int{1, 2, 3}, curve(w.closed(schemas.StageRL))); d != "" {
 		t.Errorf("the curve (- want, + got):\n%s", d)
-	}
-	var job schemas.JobResult
-	for key := range objects(t, w.store, "jobs/") {
-		if err := shard.GetJSON(t.Context(), w.store, key, &job); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if job.Rollouts == nil || job.Rollouts.Rows != 6 {
-		t.Errorf("the job's result is %+v", job)
 	}
 }
 

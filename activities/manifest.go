@@ -22,6 +22,8 @@ type ManifestRequest struct {
 // Manifest builds a stage's result from its plan and the stored objects, not
 // from what tasks said.
 func (a *Activities) Manifest(ctx context.Context, req ManifestRequest) (schemas.StageSum, error) {
+	beat := startBeat(ctx)
+	defer beat.stop()
 	sum, err := a.close(ctx, req)
 	return sum, fail(err)
 }
@@ -34,7 +36,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 	m := schemas.Manifest{
 		Run: req.Run, Stage: req.Stage, Spec: schemas.DigestOf(plan.Spec), Plan: req.Plan,
 		Outputs: map[string][]schemas.ShardRef{}, ByCategory: map[schemas.Category]schemas.Ledger{},
-		Usage: req.Usage, Started: req.Started, Finished: req.Finished, Code: codeVersion(),
+		Started: req.Started, Finished: req.Finished, Code: codeVersion(),
 	}
 	for _, t := range plan.Tasks {
 		for _, o := range t.Outputs {
@@ -68,7 +70,10 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 			}
 		}
 	}
-	sum.Stage, sum.Tasks, sum.Ledger, sum.Usage = req.Stage, len(plan.Tasks), m.Ledger, req.Usage
+	if err := a.addSpent(ctx, &m, req); err != nil {
+		return sum, err
+	}
+	sum.Stage, sum.Tasks, sum.Ledger, sum.Usage = req.Stage, len(plan.Tasks), m.Ledger, m.Usage
 	sum.Manifest = schemas.ManifestObject(req.Run, req.Stage)
 	// What people judge is the content: not when it was made, or at what cost.
 	sum.Digest = schemas.DigestOf(struct {
@@ -77,6 +82,26 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 	}{m.Outputs, m.Model})
 	err = shard.PutJSON(ctx, a.store, sum.Manifest, m, shard.PutOptions{})
 	return sum, err
+}
+
+// addSpent sums what this execution of the stage took and what earlier ones under
+// this run ID did, as their manifest says.
+func (a *Activities) addSpent(ctx context.Context, m *schemas.Manifest, req ManifestRequest) error {
+	var earlier schemas.Manifest
+	err := shard.GetJSON(ctx, a.store, schemas.ManifestObject(req.Run, req.Stage), &earlier)
+	if err != nil && schemas.KindOf(err) != schemas.NotFound {
+		return err
+	}
+	for _, s := range earlier.Spent {
+		if !s.Started.Equal(req.Started) {
+			m.Spent = append(m.Spent, s)
+		}
+	}
+	m.Spent = append(m.Spent, schemas.Spending{Started: req.Started, Finished: req.Finished, Usage: req.Usage})
+	for _, s := range m.Spent {
+		m.Usage.Add(s.Usage)
+	}
+	return nil
 }
 
 func missing(stage schemas.Stage, t schemas.Task, o schemas.Output) error {

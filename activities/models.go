@@ -54,6 +54,10 @@ func (a *Activities) download(ctx context.Context, uri string) (string, error) {
 	}
 	prefix = strings.TrimSuffix(prefix, "/") + "/"
 	dir := a.work("base", schemas.DigestOf(uri).Short())
+	// What is gone at the source must not stay here.
+	if err := os.RemoveAll(dir); err != nil {
+		return "", schemas.E("download model", uri, schemas.Unavailable, err)
+	}
 	files := 0
 	for info, err := range store.List(ctx, prefix) {
 		if err != nil {

@@ -24,11 +24,17 @@ func (p *planner) prompts(ctx context.Context) (tasks []schemas.Task, err error)
 	for _, r := range rows {
 		counts[r.Category]++
 	}
+	// Before anything is paid, on a queue that calls models.
+	for _, name := range []string{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
+		if _, err := p.client(name); err != nil {
+			return nil, err
+		}
+	}
 	var inputs []schemas.Digest
 	var imports []schemas.Import
 	for _, in := range p.inputs.Prompts {
 		inputs = append(inputs, in.Digest)
-		imports = append(imports, in.Import)
+		imports = append(imports, prompts.Meaning(in.Name, in.Import))
 	}
 	var suites []schemas.Digest
 	for _, in := range p.inputs.Suites {

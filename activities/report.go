@@ -31,6 +31,8 @@ const (
 
 // Report writes a run's report as HTML and JSON.
 func (a *Activities) Report(ctx context.Context, req ReportRequest) (schemas.RunReport, error) {
+	beat := startBeat(ctx)
+	defer beat.stop()
 	r, err := a.report(ctx, req)
 	return r, fail(err)
 }

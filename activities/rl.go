@@ -2,7 +2,6 @@ package activities
 
 import (
 	"context"
-	"slices"
 
 	"precept/internal/judge"
 	"precept/internal/llm"
@@ -14,7 +13,7 @@ import (
 )
 
 // rlVersion changes when the same job trains another model.
-const rlVersion = 1
+const rlVersion = 2
 
 // rl plans the one task of reinforcement learning, from the SFT model or, where
 // SFT is skipped, from the base.
@@ -38,9 +37,9 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 		Params: map[string]any{
 			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
-			"trainable_layers": s.TrainableLayers, "votes": s.Votes,
+			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
 		},
-		Policy: p.inputs.Policy, Models: []schemas.ModelIdentity{start.Identity(), j.Identity()},
+		Policy: p.inputs.Policy, Models: []model{weights(start), asked(j)},
 	}
 	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
 	t.Inputs, t.Model = refs, &start
@@ -78,29 +77,31 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
-		client, err := a.client(w.spec.RL.Judge)
+		client, err := w.client(w.spec.RL.Judge)
 		if err != nil {
 			return err
 		}
 		ctx, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		rewards, err := reward.Serve(ctx, reward.Options{
-			Judge:    judge.New(stopper{client.Guarded(w.lease.Check), stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens}),
+			Judge:    judge.New(stopper{client, stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens}),
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			InFlight: inFlight(client),
-			Usage:    w.add,
+			Usage:    w.beat.spend,
 		})
 		if err != nil {
 			return err
 		}
 		defer rewards.Close()
 		j.extra["precept-rollouts.json"] = rewards
-		from, err := j.resume(ctx)
+		from, step, err := j.resume(ctx)
 		if err != nil {
 			return err
 		}
+		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
+		rewards.Rewind(step)
 		s := w.spec.RL
-		model, _, err := j.run(ctx, "rl", trainer.RL{
+		trained, err := j.run(ctx, "rl", trainer.RL{
 			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
 			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
 			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, LearningRate: s.LearningRate,
@@ -109,8 +110,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			// cut answers masked.
 			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
 			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
-			Rollouts: j.path("rollouts"),
-			Reward:   trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: 300},
+			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: 300},
 		}, reward.TokenEnv+"="+rewards.Token())
 		if err != nil {
 			return err
@@ -118,32 +118,28 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		rollouts := rewards.Rollouts()
 		ledger := schemas.Ledger{Planned: w.Planned}
 		for _, r := range rollouts {
-			if r.Reward == nil {
-				ledger.Fail(schemas.ReasonJudgeUnavailable)
-			} else {
+			switch {
+			case r.Reward != nil:
 				ledger.Count("")
+			case r.Lost:
+				ledger.Count(schemas.ReasonLostVote)
+			default:
+				ledger.Fail(schemas.ReasonJudgeUnavailable)
 			}
 		}
-		slices.SortFunc(rollouts, func(x, y schemas.Rollout) int {
-			if x.Step != y.Step {
-				return int(x.Step - y.Step)
-			}
-			return int(x.Index - y.Index)
-		})
 		key, err := w.Output(schemas.OutputRollouts)
 		if err != nil {
 			return err
 		}
-		ref, err := shard.Write(ctx, a.store, w.stage, key, rollouts, schemas.Ledger{}, w.Lineage)
-		if err != nil {
+		if _, err := shard.Write(ctx, a.store, w.stage, key, rollouts, schemas.Ledger{}, w.Lineage); err != nil {
 			return err
 		}
-		return j.finish(ctx, schemas.JobResult{Model: model, Ledger: ledger, Rollouts: &ref})
+		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
 }
 
-// stopper ends a job at an error that concerns more than a rollout. The trainer
-// is told only that there is no reward, and would ask again and again.
+// stopper ends a job at an error that asking again won't mend. The trainer is told
+// only that there is no reward, and would ask again and again.
 type stopper struct {
 	judge.Asker
 	stop context.CancelCauseFunc
@@ -152,7 +148,7 @@ type stopper struct {
 // Ask implements judge.Asker.
 func (s stopper) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
 	answer, meta, err := s.Asker.Ask(ctx, r)
-	if stopsAll(err) {
+	if err != nil && ctx.Err() == nil && (stopsAll(err) || !schemas.KindOf(err).Retryable()) {
 		s.stop(err)
 	}
 	return answer, meta, err

@@ -16,10 +16,11 @@ import (
 const sampleVersion = 1
 
 // How many requests a served model is asked at once: as many as fill a batch, but
-// few where each has a policy to read, so that people see it go on.
+// one after the other where each has a policy to read, since the server then reads
+// a policy once for all prompts of its category.
 const (
 	served           = 32
-	servedWithPolicy = 2
+	servedWithPolicy = 1
 )
 
 // sample plans a task for every arm and suite.
@@ -29,19 +30,19 @@ func (p *planner) sample(ctx context.Context) (tasks []schemas.Task, err error) 
 		return nil, err
 	}
 	for _, arm := range p.Spec.Evaluate.Arms {
-		model := models[arm]
+		ref := models[arm]
 		for _, suite := range p.inputs.Suites {
 			n := armRows(p.Spec, arm, int(suite.Rows))
 			l := lineage{
 				Stage: schemas.StageSample, Version: sampleVersion, Inputs: digests(*suite.Shard),
 				Params: map[string]any{"arm": arm, "suite": suite.Name, "rows": n, "max_tokens": p.Spec.Evaluate.MaxTokens},
-				Models: []schemas.ModelIdentity{model.Identity()},
+				Models: []model{weights(ref)},
 			}
 			if arm == schemas.ArmBasePolicy {
 				l.Policy, l.Version = p.inputs.Policy, []any{sampleVersion, policy.TeacherVersion()}
 			}
 			t := newTask(title("%s asks %s", suite.Name, arm), int64(n), l, schemas.OutputCompletions)
-			t.Arm, t.Suite, t.Model, t.Inputs = arm, suite.Name, &model, []schemas.ShardRef{*suite.Shard}
+			t.Arm, t.Suite, t.Model, t.Inputs = arm, suite.Name, &ref, []schemas.ShardRef{*suite.Shard}
 			tasks = append(tasks, t)
 		}
 	}
@@ -50,7 +51,7 @@ func (p *planner) sample(ctx context.Context) (tasks []schemas.Task, err error) 
 
 // armModels tells which weights each arm is.
 func (p *planner) armModels(ctx context.Context) (map[schemas.Arm]schemas.ModelRef, error) {
-	base, err := p.base(ctx, p.Spec.Base)
+	base, err := p.trainedFrom(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +67,26 @@ func (p *planner) armModels(ctx context.Context) (map[schemas.Arm]schemas.ModelR
 		models[arm] = *m.Model
 	}
 	return models, nil
+}
+
+// trainedFrom is the base model as training found it. Where nothing was trained it is
+// looked up now.
+func (p *planner) trainedFrom(ctx context.Context) (ref schemas.ModelRef, err error) {
+	for stage, skipped := range map[schemas.Stage]bool{schemas.StageSFT: p.Spec.SFT.Skip, schemas.StageRL: !p.Spec.SFT.Skip || p.Spec.RL.Skip} {
+		if skipped {
+			continue
+		}
+		m, err := p.manifest(ctx, stage)
+		if err != nil {
+			return ref, err
+		}
+		plan, err := p.loadPlan(ctx, m.Plan)
+		if err != nil {
+			return ref, err
+		}
+		return *plan.Tasks[0].Model, nil
+	}
+	return p.base(ctx, p.Spec.Base)
 }
 
 // Sample serves one arm's model and asks it a suite.
@@ -89,7 +110,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			atOnce = servedWithPolicy
 		}
 		w.beat.say("loading the model")
-		serving, end := context.WithCancel(ctx)
+		serving, end := w.untilStop(ctx)
 		defer end()
 		p, err := trainer.Start(serving, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
 			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: atOnce, Name: w.Model.Digest.Short(),
@@ -110,7 +131,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		ask := asker{w: w, client: client.Guarded(w.lease.Check), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens}}
+		ask := asker{w: w, client: client.Guarded(w.guard), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens}}
 		rows := make([]schemas.Completion, len(prompts))
 		err = each(ctx, w, prompts, atOnce, func(ctx context.Context, i int, prompt schemas.Prompt) (err error) {
 			messages := prompt.Messages
@@ -124,7 +145,9 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			rows[i], err = ask.completion(ctx, prompt, messages, 0)
 			rows[i].Arm, rows[i].Suite = w.Arm, w.Suite
 			// Whatever the model said is graded, cut or odd as it may be.
-			rows[i].Reason = ""
+			if rows[i].Reason != schemas.ReasonTooLong {
+				rows[i].Reason = ""
+			}
 			return err
 		})
 		if err != nil {

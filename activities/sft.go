@@ -28,7 +28,7 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 			"seed": p.Spec.Seed, "epochs": s.Epochs, "learning_rate": s.LearningRate, "batch_size": s.BatchSize,
 			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers,
 		},
-		Models: []schemas.ModelIdentity{base.Identity()},
+		Models: []model{weights(base)},
 	}
 	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)
 	t.Inputs, t.Model = refs, &base
@@ -50,12 +50,12 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		if err != nil {
 			return err
 		}
-		from, err := j.resume(ctx)
+		from, _, err := j.resume(ctx)
 		if err != nil {
 			return err
 		}
 		s := w.spec.SFT
-		model, _, err := j.run(ctx, "sft", trainer.SFT{
+		trained, err := j.run(ctx, "sft", trainer.SFT{
 			Kind: "sft", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
 			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: s.BatchSize, GradientAccumulation: 1,
 			MaxLength: s.MaxLength, WarmupRatio: 0.05, TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps,
@@ -64,7 +64,8 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		if err != nil {
 			return err
 		}
-		return j.finish(ctx, schemas.JobResult{Model: model, Ledger: schemas.Ledger{Planned: w.Planned, Kept: w.Planned}})
+		// What was trained on is what the trainer says it read, not what it was to read.
+		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: schemas.Ledger{Planned: w.Planned, Kept: j.rows}})
 	})
 }
 

@@ -41,7 +41,7 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 		l := lineage{
 			Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
 			Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
-			Policy: cp.Digest, Models: []schemas.ModelIdentity{teacher.Identity()},
+			Policy: cp.Digest, Models: []model{asked(teacher)},
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept*int64(s.Samples), l, schemas.OutputCompletions)
 		t.Category, t.Inputs = category, []schemas.ShardRef{ref}
@@ -65,12 +65,12 @@ func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.T
 		if err != nil {
 			return err
 		}
-		teacher, err := a.client(w.spec.Synthesize.Teacher)
+		teacher, err := w.client(w.spec.Synthesize.Teacher)
 		if err != nil {
 			return err
 		}
-		ask := asker{w: w, client: teacher.Guarded(w.lease.Check), request: llm.Request{
-			Temperature: w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
+		ask := asker{w: w, client: teacher, request: llm.Request{
+			Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
 		}}
 		samples := w.spec.Synthesize.Samples
 		rows := make([]schemas.Completion, len(prompts)*samples)
@@ -118,7 +118,7 @@ func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages [
 	if err != nil {
 		return schemas.Completion{}, err
 	}
-	k.w.add(llm.Count(answer, meta))
+	k.w.beat.spend(llm.Count(answer, meta))
 	cot, text, ok := answer.Split()
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),
@@ -128,6 +128,8 @@ func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages [
 	switch {
 	case answer.Refusal:
 		c.Reason = schemas.ReasonRefused
+	case answer.TooLong():
+		c.Reason, c.Answer = schemas.ReasonTooLong, ""
 	case answer.Truncated():
 		c.Reason = schemas.ReasonTruncated
 	case !ok && cot != "":

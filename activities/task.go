@@ -1,7 +1,9 @@
 package activities
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -31,9 +33,7 @@ type work struct {
 	schemas.Task
 	lease *shard.Lease
 	beat  *beat
-
-	mu    sync.Mutex
-	usage schemas.Usage
+	stop  <-chan struct{} // closed when the worker begins to stop
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -63,20 +63,24 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		return result, err
 	}
 
-	w := &work{Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task, beat: startBeat(ctx)}
+	w := &work{
+		Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task,
+		beat: startBeat(ctx), stop: activity.GetWorkerStopChannel(ctx),
+	}
 	defer w.beat.stop()
 	w.beat.say("waiting for the task's lease")
 	w.lease, err = shard.Acquire(ctx, a.store, task.Outputs[0].Key, shard.LeaseOptions{Holder: a.holder, TTL: leaseTTL})
 	if err != nil {
 		return result, err
 	}
-	defer func() {
-		err = errors.Join(err, w.lease.Release(context.WithoutCancel(ctx)))
-	}()
+	defer func() { w.release(context.WithoutCancel(ctx)) }()
 	w.beat.say("")
-	// Another holder may have finished it meanwhile.
+	// Another holder may have finished it meanwhile, or got some answers.
 	if result, ok, err := a.found(ctx, req.Stage, task); ok || err != nil {
-		result.Found = true
+		result.Found, result.Usage = true, w.beat.usage()
+		return result, err
+	}
+	if err := a.journal.Refresh(ctx); err != nil {
 		return result, err
 	}
 	if err := do(ctx, w); err != nil {
@@ -86,8 +90,72 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if err == nil && !ok {
 		err = schemas.Errorf("do task", task.Title, schemas.Internal, "it ended without writing its outputs")
 	}
-	result.Usage = w.usage
+	result.Usage = w.beat.usage()
 	return result, err
+}
+
+// release lets others have the task. Who takes it finds every answer that was paid
+// for. What fails here is made up for by time: the journal writes again, and a lease
+// runs out.
+func (w *work) release(ctx context.Context) {
+	log := activity.GetLogger(ctx)
+	if err := w.journal.Flush(ctx); err != nil {
+		log.Warn("answers are not journaled yet", "task", w.Title, "error", err)
+	}
+	if err := w.lease.Release(ctx); err != nil {
+		log.Warn("lease not released", "task", w.Title, "error", err)
+	}
+}
+
+// errStopping ends a task whose worker stops.
+var errStopping = schemas.Errorf("do task", "", schemas.Unavailable, "the worker stops; another one goes on with it")
+
+// guard tells whether the task may still send a request.
+func (w *work) guard() error {
+	select {
+	case <-w.stop:
+		return errStopping
+	default:
+		return w.lease.Check()
+	}
+}
+
+// untilStop returns a context that ends when the worker begins to stop: for what has
+// something to put away first, such as a checkpoint.
+func (w *work) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-w.stop:
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// client is the client of an endpoint for this task. It must be the model, asked in
+// the way, that the plan made the task's keys of.
+func (w *work) client(name string) (*llm.Client, error) {
+	client, err := w.Activities.client(name)
+	if err != nil {
+		return nil, err
+	}
+	var planned struct {
+		Models []model `json:"models"`
+	}
+	if err := json.Unmarshal(w.Lineage, &planned); err != nil {
+		return nil, schemas.E("read lineage", w.Title, schemas.Internal, err)
+	}
+	here := asked(client.Endpoint())
+	for _, m := range planned.Models {
+		if schemas.DigestOf(m) == schemas.DigestOf(here) {
+			return client.Guarded(w.guard), nil
+		}
+	}
+	return nil, schemas.Errorf("open endpoint", name, schemas.Conflict,
+		"this worker's configuration has %s asked with %v, but the stage was planned for %v", here.Identity, here.Sent, planned.Models).
+		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
 // found looks for all outputs of a task.
@@ -144,53 +212,63 @@ func (a *Activities) loadPlan(ctx context.Context, ref schemas.PlanRef) (*schema
 	return plan, nil
 }
 
-// add sums what calls took.
-func (w *work) add(u schemas.Usage) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.usage.Add(u)
-}
-
 // each does every row with many in flight. A row's error doesn't void its
-// neighbours: they are asked and journaled, then the first error is returned.
-// What concerns the account or the lease stops all.
+// neighbours: they are asked and journaled, then the first error is returned. No
+// further row is begun after an error that concerns more than a row, or when so many
+// rows have failed in a row that the others would fail too; those in flight are
+// waited for, since they are paid for.
 func each[T any](ctx context.Context, w *work, rows []T, inFlight int, do func(ctx context.Context, i int, row T) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	inFlight = max(1, inFlight)
 	w.beat.total(int64(len(rows)), "rows")
-	var first error
-	var mu sync.Mutex
-	p := pool.New().WithMaxGoroutines(max(1, inFlight))
+	var (
+		mu     sync.Mutex
+		first  error // of a row
+		end    error // of the task
+		failed int   // rows since the last one that succeeded
+	)
+	note := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err == nil {
+			failed = 0
+			return
+		}
+		failed++
+		first = cmp.Or(first, err)
+		if end == nil && (stopsAll(err) || failed >= max(outage, inFlight)) {
+			end = err
+		}
+	}
+	ended := func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		return cmp.Or(end, context.Cause(ctx))
+	}
+	p := pool.New().WithMaxGoroutines(inFlight)
 	for i, row := range rows {
-		if ctx.Err() != nil {
+		if ended() != nil {
 			break
 		}
 		p.Go(func() {
-			err := do(ctx, i, row)
-			w.beat.add(1)
-			if err == nil {
+			if ended() != nil {
 				return
 			}
-			mu.Lock()
-			if first == nil {
-				first = err
-			}
-			mu.Unlock()
-			if stopsAll(err) {
-				cancel(err)
-			}
+			err := do(ctx, i, row)
+			w.beat.add(1)
+			note(err)
 		})
 	}
 	p.Wait()
-	if cause := context.Cause(ctx); cause != nil {
-		return cause // it outweighs a row's error that came before it
-	}
-	return first
+	return cmp.Or(ended(), first) // what ended the task outweighs a row's error
 }
 
-// stopsAll reports whether an error concerns the account or the lease, not a row.
+// outage is how many rows must fail in a row, at least, to be taken for an outage.
+const outage = 16
+
+// stopsAll reports whether an error concerns the account, the lease or the worker,
+// not a row.
 func stopsAll(err error) bool {
-	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict
+	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict || errors.Is(err, errStopping)
 }
 
 // beat heartbeats a task by timer and tells people how far it is.
@@ -203,6 +281,12 @@ type beat struct {
 
 func startBeat(ctx context.Context) *beat {
 	b := &beat{quit: make(chan struct{}), done: make(chan struct{})}
+	// What an earlier attempt took is known by its last heartbeat. When the worker was
+	// killed, that lacks what came after it.
+	var before schemas.TaskProgress
+	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &before) == nil {
+		b.now.Usage = before.Usage
+	}
 	activity.RecordHeartbeat(ctx, b.now)
 	go func() {
 		defer close(b.done)
@@ -211,21 +295,31 @@ func startBeat(ctx context.Context) *beat {
 		for {
 			select {
 			case <-b.quit:
+				activity.RecordHeartbeat(ctx, b.progress()) // an attempt that failed tells the next one what it took
 				return
 			case <-tick.C:
-				b.mu.Lock()
-				now := b.now
-				b.mu.Unlock()
-				activity.RecordHeartbeat(ctx, now)
+				activity.RecordHeartbeat(ctx, b.progress())
 			}
 		}
 	}()
 	return b
 }
 
+func (b *beat) progress() schemas.TaskProgress { b.mu.Lock(); defer b.mu.Unlock(); return b.now }
+
 func (b *beat) stop() { close(b.quit); <-b.done }
 
-func (b *beat) set(p schemas.TaskProgress) { b.mu.Lock(); b.now = p; b.mu.Unlock() }
+func (b *beat) set(p schemas.TaskProgress) {
+	b.mu.Lock()
+	p.Usage = b.now.Usage
+	b.now = p
+	b.mu.Unlock()
+}
+
+// spend sums what calls took.
+func (b *beat) spend(u schemas.Usage) { b.mu.Lock(); b.now.Usage.Add(u); b.mu.Unlock() }
+
+func (b *beat) usage() schemas.Usage { return b.progress().Usage }
 
 func (b *beat) say(note string) { b.mu.Lock(); b.now.Note = note; b.mu.Unlock() }
 

@@ -20,7 +20,6 @@ import (
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
-	"go.temporal.io/sdk/worker"
 
 	"precept/internal/config"
 	"precept/internal/llm"
@@ -179,7 +178,6 @@ type options struct {
 	holder  string
 	run     schemas.RunID
 	trainer trainer.Config
-	context context.Context
 	tries   int // of one request
 	keyEnv  string
 }
@@ -223,9 +221,6 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
 	env := suite.NewTestActivityEnvironment()
-	if o.context != nil {
-		env.SetWorkerOptions(worker.Options{BackgroundActivityContext: o.context})
-	}
 	env.RegisterActivity(a)
 	return &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}
 }

@@ -15,6 +15,7 @@ const (
 	ReasonContaminated   Reason = "contaminated"
 	ReasonRefused        Reason = "refused"   // the provider refused the content
 	ReasonTruncated      Reason = "truncated" // cut by length
+	ReasonTooLong        Reason = "too long"  // the prompt exceeds the model's context
 	ReasonEmpty          Reason = "empty"
 	ReasonNoCoT          Reason = "no CoT"
 	ReasonMalformed      Reason = "malformed"

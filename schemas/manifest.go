@@ -109,20 +109,29 @@ type Manifest struct {
 	Model      *ModelRef             `json:"model,omitempty"`
 	Ledger     Ledger                `json:"ledger"`
 	ByCategory map[Category]Ledger   `json:"by_category,omitempty"`
-	Usage      Usage                 `json:"usage"`
-	Curve      []CurvePoint          `json:"curve,omitempty"`
-	Started    time.Time             `json:"started"`
-	Finished   time.Time             `json:"finished"`
-	Code       string                `json:"code"`
+	// Usage is the sum of Spent: what every execution of this stage under this run
+	// ID took, one that was started again after it was lost included.
+	Usage    Usage        `json:"usage"`
+	Spent    []Spending   `json:"spent"`
+	Curve    []CurvePoint `json:"curve,omitempty"`
+	Started  time.Time    `json:"started"`
+	Finished time.Time    `json:"finished"`
+	Code     string       `json:"code"`
+}
+
+// Spending is what one execution of a stage took.
+type Spending struct {
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
+	Usage    Usage     `json:"usage"`
 }
 
 // JobResult is the outcome of a training job, stored as jobs/<key>.json.
 type JobResult struct {
-	Key      Key          `json:"key"`
-	Model    ModelRef     `json:"model"`
-	Ledger   Ledger       `json:"ledger"`
-	Curve    []CurvePoint `json:"curve"`
-	Rollouts *ShardRef    `json:"rollouts,omitempty"`
+	Key    Key          `json:"key"`
+	Model  ModelRef     `json:"model"`
+	Ledger Ledger       `json:"ledger"`
+	Curve  []CurvePoint `json:"curve"`
 }
 
 // CurvePoint is one logged step of a training job.
@@ -187,11 +196,6 @@ type InputsRef struct {
 
 // RunKey is a run's ID as it stands in keys.
 func RunKey(run RunID) string { return strings.ReplaceAll(url.PathEscape(string(run)), ".", "%2E") }
-
-// ShardObject is where a shard lies.
-func ShardObject(stage Stage, key Key) string {
-	return fmt.Sprintf("shards/%s/%s.parquet", stage, key)
-}
 
 // PlanObject is where a stage's plan lies.
 func PlanObject(run RunID, stage Stage) string {

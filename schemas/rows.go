@@ -113,8 +113,8 @@ type RLPrompt struct {
 	Intent   Intent    `json:"intent" parquet:"intent,dict"`
 }
 
-// Rollout is one RL sample with its reward. Reward is absent when the judge was
-// unavailable, never 0.
+// Rollout is one RL sample with its reward. Reward is absent, never 0, when the
+// judge was unavailable or, where Lost says so, its reply could not be read.
 type Rollout struct {
 	Step     int32    `json:"step" parquet:"step"`
 	Index    int32    `json:"index" parquet:"index"`
@@ -124,6 +124,7 @@ type Rollout struct {
 	CoT      string   `json:"cot" parquet:"cot"`
 	Answer   string   `json:"answer" parquet:"answer"`
 	Reward   *float64 `json:"reward" parquet:"reward,optional"`
+	Lost     bool     `json:"lost,omitempty" parquet:"lost"`
 	Votes    []Vote   `json:"votes" parquet:"votes,list"`
 }
 

@@ -18,7 +18,7 @@ import (
 type RunSpec struct {
 	Schema string `json:"$schema,omitempty" jsonschema:"description=Where the JSON Schema lies; for editors only"`
 	Name   string `json:"name" jsonschema:"description=The run's name for people"`
-	Seed   int64  `json:"seed,omitempty" jsonschema:"default=1,description=Seed of everything that is drawn"`
+	Seed   int64  `json:"seed,omitempty" jsonschema:"default=1,description=Seed of training: the order of rows and what rollouts are drawn. 0 stands for the default"`
 
 	Policy     PolicySpec     `json:"policy,omitzero"`
 	Prompts    PromptsSpec    `json:"prompts,omitzero"`
@@ -61,18 +61,18 @@ type Import struct {
 
 // SynthesizeSpec is the teacher's part.
 type SynthesizeSpec struct {
-	Teacher     string  `json:"teacher,omitempty" jsonschema:"default=sim-teacher,description=An endpoint of the worker's configuration"`
-	Samples     int     `json:"samples,omitempty" jsonschema:"default=2,description=Completions a prompt"`
-	Temperature float64 `json:"temperature,omitempty" jsonschema:"default=1,description=0 stands for the default"`
-	MaxTokens   int     `json:"max_tokens,omitempty" jsonschema:"default=1024"`
+	Teacher     string   `json:"teacher,omitempty" jsonschema:"default=sim-teacher,description=An endpoint of the worker's configuration"`
+	Samples     int      `json:"samples,omitempty" jsonschema:"default=2,description=Completions a prompt"`
+	Temperature *float64 `json:"temperature,omitempty" jsonschema:"default=1,description=0 is greedy"`
+	MaxTokens   int      `json:"max_tokens,omitempty" jsonschema:"default=1024"`
 }
 
 // FilterSpec is the judge's part.
 type FilterSpec struct {
-	Judge     string  `json:"judge,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
-	Votes     int     `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a completion; the minimum counts"`
-	Threshold float64 `json:"threshold,omitempty" jsonschema:"default=0.7,description=Lowest score that is kept (0 to 1)"`
-	MaxTokens int     `json:"max_tokens,omitempty" jsonschema:"default=512"`
+	Judge     string   `json:"judge,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Votes     int      `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a completion; the minimum counts"`
+	Threshold *float64 `json:"threshold,omitempty" jsonschema:"default=0.7,description=Lowest score that is kept (0 to 1); 0 keeps all that got its votes"`
+	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=512,description=Longest reply of the judge\\, of the reward's too"`
 }
 
 // CurateSpec says how the training sets are made.
@@ -122,9 +122,10 @@ type EvaluateSpec struct {
 type GatesSpec struct {
 	Dataset bool `json:"dataset,omitempty" jsonschema:"description=Wait before training"`
 	Release bool `json:"release,omitempty" jsonschema:"description=Wait before the run completes"`
-	// Timeout and OnTimeout say what becomes of a gate nobody answers.
-	Timeout   Duration `json:"timeout,omitempty" jsonschema:"description=How long a gate waits; by default for ever"`
-	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"default=wait,enum=wait,enum=approve,enum=reject"`
+	// Timeout and OnTimeout say what becomes of these gates when nobody answers. The
+	// failure gate always waits.
+	Timeout   Duration `json:"timeout,omitempty" jsonschema:"description=How long dataset and release wait before on_timeout decides; by default for ever"`
+	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"enum=approve,enum=reject,description=What is decided after the timeout"`
 }
 
 // Builtin is the path that names what is embedded in the worker.
@@ -143,11 +144,11 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Prompts.RowsPerShard, 500)
 	def(&s.Synthesize.Teacher, "sim-teacher")
 	def(&s.Synthesize.Samples, 2)
-	def(&s.Synthesize.Temperature, 1)
+	defPtr(&s.Synthesize.Temperature, 1)
 	def(&s.Synthesize.MaxTokens, 1024)
 	def(&s.Filter.Judge, "sim-judge")
 	def(&s.Filter.Votes, 3)
-	def(&s.Filter.Threshold, 0.7)
+	defPtr(&s.Filter.Threshold, 0.7)
 	def(&s.Filter.MaxTokens, 512)
 	def(&s.Base, DefaultBase)
 	def(&s.SFT.Epochs, 2)
@@ -180,7 +181,6 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Evaluate.Votes, 1)
 	def(&s.Evaluate.MaxTokens, 72)
 	def(&s.Evaluate.PolicyArmPrompts, 14)
-	def(&s.Gates.OnTimeout, "wait")
 	def(&s.Window, 8)
 	return s
 }
@@ -189,6 +189,13 @@ func def[T comparable](p *T, v T) {
 	var zero T
 	if *p == zero {
 		*p = v
+	}
+}
+
+// defPtr is def for a field whose zero value means something.
+func defPtr[T any](p **T, v T) {
+	if *p == nil {
+		*p = &v
 	}
 }
 
@@ -248,10 +255,10 @@ func (s RunSpec) Validate() error {
 	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)
 	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 1, 5000)
 	v.between("synthesize.samples", float64(s.Synthesize.Samples), 1, 64)
-	v.between("synthesize.temperature", s.Synthesize.Temperature, 0, 2)
+	v.between("synthesize.temperature", *s.Synthesize.Temperature, 0, 2)
 	v.atLeast("synthesize.max_tokens", int64(s.Synthesize.MaxTokens), 1)
 	v.between("filter.votes", float64(s.Filter.Votes), 1, 25)
-	v.between("filter.threshold", s.Filter.Threshold, 0, 1)
+	v.between("filter.threshold", *s.Filter.Threshold, 0, 1)
 	v.atLeast("filter.max_tokens", int64(s.Filter.MaxTokens), 1)
 	v.atLeast("curate.max_examples", int64(s.Curate.MaxExamples), 0)
 	v.atLeast("sft.epochs", int64(s.SFT.Epochs), 1)
@@ -272,8 +279,10 @@ func (s RunSpec) Validate() error {
 	v.between("evaluate.votes", float64(s.Evaluate.Votes), 1, 25)
 	v.atLeast("evaluate.max_tokens", int64(s.Evaluate.MaxTokens), 1)
 	v.atLeast("evaluate.policy_arm_prompts", int64(s.Evaluate.PolicyArmPrompts), -1)
-	for _, a := range s.Evaluate.Arms {
+	for i, a := range s.Evaluate.Arms {
 		switch {
+		case slices.Contains(s.Evaluate.Arms[:i], a):
+			v.add("evaluate.arms", "has %q twice", a)
 		case !slices.Contains(Arms, a):
 			v.add("evaluate.arms", "has %q; the arms are %v", a, Arms)
 		case !s.hasArm(a):
@@ -281,8 +290,11 @@ func (s RunSpec) Validate() error {
 		}
 	}
 	v.atLeast("gates.timeout", int64(s.Gates.Timeout), 0)
-	if !slices.Contains([]string{"wait", "approve", "reject"}, s.Gates.OnTimeout) {
-		v.add("gates.on_timeout", "is %q; use wait, approve or reject", s.Gates.OnTimeout)
+	if s.Gates.OnTimeout != "" && !slices.Contains([]string{DecisionApprove, DecisionReject}, s.Gates.OnTimeout) {
+		v.add("gates.on_timeout", "is %q; use approve or reject", s.Gates.OnTimeout)
+	}
+	if (s.Gates.OnTimeout != "") != (s.Gates.Timeout > 0) {
+		v.add("gates", "needs both timeout and on_timeout, or neither")
 	}
 	v.between("window", float64(s.Window), 1, 200)
 	return v.err()

@@ -58,6 +58,9 @@ func TestBadSpecs(t *testing.T) {
 		{"arm without its stage", `{"name":"x","rl":{"skip":true},"evaluate":{"arms":["rl"]}}`, "whose stage is skipped"},
 		{"unknown column", `{"name":"x","prompts":{"imports":[{"path":"a.csv","columns":{"txt":"q"}}]}}`, `prompts.imports[0].columns maps "txt"`},
 		{"unknown intent", `{"name":"x","prompts":{"imports":[{"path":"a.csv","intent":"bad"}]}}`, `prompts.imports[0].intent is "bad"`},
+		{"an arm twice", `{"name":"x","evaluate":{"arms":["base","base"]}}`, `evaluate.arms has "base" twice`},
+		{"a timeout that decides nothing", `{"name":"x","gates":{"timeout":"1h"}}`, "gates needs both timeout and on_timeout"},
+		{"a decision at no time", `{"name":"x","gates":{"on_timeout":"reject"}}`, "gates needs both timeout and on_timeout"},
 		{"all at once", `{"window":-3,"sft":{"epochs":-1}}`, "name is missing; give the run a name; sft.epochs is -1; it must be at least 1; window is -3"},
 	}
 	for _, tt := range tests {
@@ -74,6 +77,28 @@ func TestBadSpecs(t *testing.T) {
 				t.Errorf("kind is %q", KindOf(err))
 			}
 		})
+	}
+}
+
+func TestZeroIsSaid(t *testing.T) {
+	var s RunSpec
+	if err := json.Unmarshal([]byte(`{"name":"x","filter":{"threshold":0},"synthesize":{"temperature":0}}`), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s = s.WithDefaults(); *s.Filter.Threshold != 0 || *s.Synthesize.Temperature != 0 {
+		t.Errorf("threshold %v, temperature %v", *s.Filter.Threshold, *s.Synthesize.Temperature)
+	}
+	// A workflow hands the spec on as JSON.
+	raw, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again RunSpec
+	if err := json.Unmarshal(raw, &again); err != nil {
+		t.Fatal(err)
+	}
+	if again = again.WithDefaults(); *again.Filter.Threshold != 0 {
+		t.Errorf("threshold %v after a round trip", *again.Filter.Threshold)
 	}
 }
 

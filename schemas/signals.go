@@ -94,6 +94,8 @@ type TaskProgress struct {
 	Unit    string             `json:"unit"`
 	Note    string             `json:"note,omitempty"`
 	Metrics map[string]float64 `json:"metrics,omitempty"`
+	// Usage is what the task's calls took so far, earlier attempts included.
+	Usage Usage `json:"usage,omitzero"`
 }
 
 // Carried is what a run hands to its continuation. It stays under 64 KB.

@@ -72,13 +72,13 @@ func (a *app) printDecided(run schemas.RunID, verdict string, d schemas.Decision
 	if answer.Signalled {
 		fmt.Fprintf(a.out, "No worker answered (%s), so %s by %s for gate %s was left as a signal: the run takes it when a worker is back.\n",
 			oneLine(answer.Why), verdict, oneLine(d.By), d.Gate)
-		fmt.Fprintf(a.out, "See what becomes of it: starter watch %s\n", shellWord(string(run)))
+		fmt.Fprintf(a.out, "See what becomes of it: starter watch %s\n", schemas.ShellWord(string(run)))
 		return nil
 	}
 	r := answer.Record
 	if r.Stale {
 		return exit{exitError, fmt.Sprintf("%s run %s: recorded as stale, nothing changed: %s. See what waits: starter progress %s",
-			verdict, run, r.Decision.Note, shellWord(string(run)))}
+			verdict, run, r.Decision.Note, schemas.ShellWord(string(run)))}
 	}
 	fmt.Fprintf(a.out, "Decision %d recorded: %s at gate %s (opening %s, data %s) by %s", r.Number, r.Verdict,
 		r.Decision.Gate, r.Decision.Opening, r.Decision.Digest.Short(), oneLine(r.Decision.By))

@@ -76,7 +76,7 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 	err := shard.GetJSON(ctx, store, schemas.PlanObject(p.run, p.stage), &plan)
 	if schemas.KindOf(err) == schemas.NotFound {
 		return nil, schemas.Errorf("peek at", string(p.run), schemas.NotFound, "stage %s has not been planned", p.stage).
-			WithHint("See how far the run is: starter progress %s", shellWord(string(p.run)))
+			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(p.run)))
 	}
 	if err != nil {
 		return nil, err
@@ -130,7 +130,7 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 
 func (a *app) printPeek(p peek, found []sample) error {
 	if len(found) == 0 {
-		fmt.Fprintf(a.out, "Stage %s writes no rows: see starter report %s\n", p.stage, shellWord(string(p.run)))
+		fmt.Fprintf(a.out, "Stage %s writes no rows: see starter report %s\n", p.stage, schemas.ShellWord(string(p.run)))
 	}
 	for i, s := range found {
 		if i > 0 {

@@ -38,7 +38,7 @@ The same with the Temporal CLI:
 				return failed(run, *seen.Ended)
 			case p == nil:
 				return schemas.Errorf("show progress of", string(run), schemas.Unavailable, "no %s answered: %s", seen.Away, seen.Why).
-					WithHint("Wait for it with: starter watch %s", shellWord(string(run)))
+					WithHint("Wait for it with: starter watch %s", schemas.ShellWord(string(run)))
 			}
 			if a.json {
 				return printJSON(a.out, p)

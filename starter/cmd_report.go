@@ -102,7 +102,7 @@ func (a *app) runReport(ctx context.Context, store shard.Store, run schemas.RunI
 	err = shard.GetJSON(ctx, store, schemas.RunObject(run, "report/report.json"), &r)
 	if schemas.KindOf(err) == schemas.NotFound {
 		return r, false, schemas.Errorf("find report of", string(run), schemas.NotFound, "the store has none yet, and %s", why).
-			WithHint("Watch the run with: starter watch %s", shellWord(string(run)))
+			WithHint("Watch the run with: starter watch %s", schemas.ShellWord(string(run)))
 	}
 	if err != nil {
 		return r, false, err

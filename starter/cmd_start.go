@@ -72,7 +72,7 @@ func (a *app) printStarted(run schemas.RunID, attached bool, link string) error 
 		what = "Run %s runs already: attached to it, nothing new was started.\n"
 	}
 	fmt.Fprintf(a.out, what, run)
-	fmt.Fprintf(a.out, "Watch it with: starter watch %s\n", shellWord(string(run)))
+	fmt.Fprintf(a.out, "Watch it with: starter watch %s\n", schemas.ShellWord(string(run)))
 	if link != "" {
 		fmt.Fprintf(a.out, "In the UI: %s\n", link)
 	}
@@ -83,15 +83,4 @@ func (a *app) printStarted(run schemas.RunID, attached bool, link string) error 
 func slug(name string) string {
 	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
 	return strings.Join(words, "-")
-}
-
-// shellWord writes a word so that a shell reads it back.
-func shellWord(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@+", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

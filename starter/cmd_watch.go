@@ -75,7 +75,7 @@ func (w *watch) follow(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			w.screen.leave()
-			return exit{exitInterrupted, fmt.Sprintf("stopped watching; run %s goes on. Watch it again with: starter watch %s", w.run, shellWord(string(w.run)))}
+			return exit{exitInterrupted, fmt.Sprintf("stopped watching; run %s goes on. Watch it again with: starter watch %s", w.run, schemas.ShellWord(string(w.run)))}
 		}
 		if err != nil {
 			return err
@@ -122,7 +122,7 @@ func (w *watch) end(e end) error {
 	w.screen.say(endBlock(*e.Report))
 	if e.Report.State != schemas.StateCompleted {
 		return exit{exitEnded, fmt.Sprintf("run %s ended %s. To run it again: starter start SPEC.json --run %s",
-			w.run, e.Report.State, shellWord(string(w.run)))}
+			w.run, e.Report.State, schemas.ShellWord(string(w.run)))}
 	}
 	return nil
 }

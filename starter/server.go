@@ -257,7 +257,7 @@ func (s *temporalServer) decide(ctx context.Context, run schemas.RunID, verdict 
 	var refused *temporal.ApplicationError
 	if errors.As(err, &refused) {
 		return decided{}, schemas.Errorf(verdict+" run", string(run), schemas.Conflict, "%s", refused.Message()).
-			WithHint("See what waits: starter progress %s", shellWord(string(run)))
+			WithHint("See what waits: starter progress %s", schemas.ShellWord(string(run)))
 	}
 	if lasting(err) || ctx.Err() != nil {
 		return decided{}, s.error(verdict+" run", run, err)
@@ -310,7 +310,7 @@ func (s *temporalServer) error(op string, run schemas.RunID, err error) error {
 			WithHint("Set TEMPORAL_NAMESPACE, or create it: temporal operator namespace create %s", s.options.Namespace)
 	case errors.As(err, &notFound):
 		return schemas.Errorf(op, string(run), schemas.NotFound, "no such run is going on in namespace %q", s.options.Namespace).
-			WithHint("Start it: starter start SPEC.json --run %s", shellWord(string(run)))
+			WithHint("Start it: starter start SPEC.json --run %s", schemas.ShellWord(string(run)))
 	case errors.As(err, &denied):
 		return schemas.E(op, string(run), schemas.InvalidInput, err).WithHint("Check TEMPORAL_API_KEY or the TLS settings")
 	case errors.As(err, &invalid):

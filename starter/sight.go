@@ -46,9 +46,9 @@ type decided struct {
 func failed(run schemas.RunID, e end) error {
 	message := fmt.Sprintf("run %s failed: %s. ", run, e.Failure)
 	if e.Kind == schemas.InvalidInput {
-		message += fmt.Sprintf("Mend what it names, then: starter start SPEC.json --run %s", shellWord(string(run)))
+		message += fmt.Sprintf("Mend what it names, then: starter start SPEC.json --run %s", schemas.ShellWord(string(run)))
 	} else {
-		message += fmt.Sprintf("Start it again with the same spec, which finds its finished work: starter start SPEC.json --run %s", shellWord(string(run)))
+		message += fmt.Sprintf("Start it again with the same spec, which finds its finished work: starter start SPEC.json --run %s", schemas.ShellWord(string(run)))
 	}
 	return exit{exitError, message}
 }

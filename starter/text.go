@@ -137,9 +137,9 @@ func gateBlock(run schemas.RunID, o schemas.Opening) string {
 	case schemas.GateFailure:
 		verdict = schemas.DecisionResume
 	case schemas.GateDataset:
-		look = fmt.Sprintf("  look at it    starter peek %s %s\n", shellWord(string(run)), schemas.StageCurate)
+		look = fmt.Sprintf("  look at it    starter peek %s %s\n", schemas.ShellWord(string(run)), schemas.StageCurate)
 	case schemas.GateRelease:
-		look = fmt.Sprintf("  look at it    starter report %s\n", shellWord(string(run)))
+		look = fmt.Sprintf("  look at it    starter report %s\n", schemas.ShellWord(string(run)))
 	}
 	return fmt.Sprintf(`
 The run waits for a person at its %s gate (opening %s):
@@ -148,7 +148,7 @@ The run waits for a person at its %s gate (opening %s):
 %s  %-13s starter %s %s %s --opening %s --by "YOUR NAME"
   or            %s
 
-`, o.Gate, o.ID, oneLine(o.Question), o.Digest, look, verdict, verdict, shellWord(string(run)), o.Gate, o.ID, oneLine(o.Command))
+`, o.Gate, o.ID, oneLine(o.Question), o.Digest, look, verdict, verdict, schemas.ShellWord(string(run)), o.Gate, o.ID, oneLine(o.Command))
 }
 
 // endBlock says how a run ended and how long its stages took.
@@ -158,5 +158,5 @@ func endBlock(r schemas.RunReport) string {
 		note = ": " + oneLine(r.Note)
 	}
 	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%sReport: starter report %s\n", r.Run, r.State, note,
-		simulatedLine(r.Simulated), stageTable(ended(r).Stages), shellWord(string(r.Run)))
+		simulatedLine(r.Simulated), stageTable(ended(r).Stages), schemas.ShellWord(string(r.Run)))
 }

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -105,9 +106,12 @@ func run(configPath string, queues []string, tasks int) error {
 	slog.Info("worker is ready", "queues", queues, "endpoints", c.EndpointNames())
 	<-ctx.Done()
 	slog.Info("worker stops")
+	// Together: each gives its tasks time to put away what they have.
+	var stopped sync.WaitGroup
 	for _, w := range workers {
-		w.Stop()
+		stopped.Go(w.Stop)
 	}
+	stopped.Wait()
 	return journal.Close(context.Background())
 }
 

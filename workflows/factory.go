@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -31,9 +32,7 @@ func Factory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carrie
 	if err != nil {
 		return schemas.RunReport{}, err
 	}
-	// Decisions that came in while the last step ran are recorded, not lost.
-	f.drain(ctx)
-	return report, workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) })
+	return report, f.settle(ctx)
 }
 
 // factory is the state of one link of a run's chain.
@@ -74,15 +73,18 @@ func (f *factory) run(ctx workflow.Context) (schemas.RunReport, error) {
 		return f.ended(ctx, err)
 	}
 	for _, stage := range schemas.Stages {
-		if f.skips(stage) || f.closed(stage) {
-			continue
-		}
 		if stage == schemas.StageReport {
 			break
 		}
-		if err := f.stage(ctx, stage); err != nil {
-			return f.ended(ctx, err)
+		if f.skips(stage) {
+			continue
 		}
+		if !f.closed(stage) {
+			if err := f.stage(ctx, stage); err != nil {
+				return f.ended(ctx, err)
+			}
+		}
+		// Not only when the stage has just closed: a new link of the chain may begin here.
 		if stage == schemas.StageCurate && f.spec.Gates.Dataset {
 			sum := f.sum(schemas.StageCurate)
 			question := fmt.Sprintf("Is the dataset good to train on? %d examples (%s).", sum.Ledger.Kept, sum.Ledger)
@@ -91,18 +93,29 @@ func (f *factory) run(ctx workflow.Context) (schemas.RunReport, error) {
 			}
 		}
 	}
-	report, err := f.report(ctx, schemas.StateRunning, "")
-	if err != nil {
+	var report schemas.RunReport
+	write := func(state string) error {
+		return f.retrying(ctx, schemas.StageReport, func() (err error) {
+			report, err = f.report(ctx, state, "")
+			return err
+		})
+	}
+	if err := write(schemas.StateRunning); err != nil {
 		return f.ended(ctx, err)
 	}
 	if f.spec.Gates.Release {
-		digest := schemas.DigestOf(report.Evaluation)
+		// What is released are the models, so that another model is another question.
+		digest := schemas.DigestOf([]any{f.sum(schemas.StageSFT).Digest, f.sum(schemas.StageRL).Digest, report.Evaluation})
 		if err := f.gate(ctx, schemas.GateRelease, digest, "May the models be released? The report is at "+report.HTML+"."); err != nil {
 			return f.ended(ctx, err)
 		}
 	}
+	if err := write(schemas.StateCompleted); err != nil {
+		return f.ended(ctx, err)
+	}
 	f.state = schemas.StateCompleted
-	return f.finish(ctx, "")
+	f.show(ctx)
+	return report, nil
 }
 
 // open copies what the run reads and recalls what was decided under this run ID.
@@ -116,11 +129,15 @@ func (f *factory) open(ctx workflow.Context) error {
 		if err := workflow.ExecuteActivity(light(ctx, "decisions so far"), act.Decisions, f.id).Get(ctx, &decisions); err != nil {
 			return err
 		}
-		// What was decided while this ran comes after what is stored.
-		for i := range f.carried.Decisions {
-			f.carried.Decisions[i].Number += len(decisions)
+		// What was decided while this ran comes after what is stored, unless it was
+		// stored in time to be among it.
+		for _, d := range f.carried.Decisions {
+			if !slices.ContainsFunc(decisions, func(stored schemas.DecisionRecord) bool { return schemas.DigestOf(stored) == schemas.DigestOf(d) }) {
+				d.Number = len(decisions) + 1
+				decisions = append(decisions, d)
+			}
 		}
-		f.carried.Decisions = append(decisions, f.carried.Decisions...)
+		f.carried.Decisions = decisions
 		return nil
 	})
 	if err != nil {
@@ -138,24 +155,12 @@ func (f *factory) open(ctx workflow.Context) error {
 	return nil
 }
 
-func (f *factory) report(ctx workflow.Context, state, note string) (schemas.RunReport, error) {
-	var report schemas.RunReport
-	err := f.retrying(ctx, schemas.StageReport, func() error {
-		return workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, activities.ReportRequest{
-			Run: f.id, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
-			Decisions: f.carried.Decisions, State: state, Note: note,
-		}).Get(ctx, &report)
-	})
+func (f *factory) report(ctx workflow.Context, state, note string) (report schemas.RunReport, err error) {
+	err = workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, activities.ReportRequest{
+		Run: f.id, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
+		Decisions: f.carried.Decisions, State: state, Note: note,
+	}).Get(ctx, &report)
 	return report, err
-}
-
-func (f *factory) finish(ctx workflow.Context, note string) (schemas.RunReport, error) {
-	report, err := f.report(ctx, f.state, note)
-	if err != nil {
-		return report, err
-	}
-	f.show(ctx)
-	return report, nil
 }
 
 // endedError ends a run by a person's decision.
@@ -170,11 +175,19 @@ func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, err
 		return schemas.RunReport{}, err
 	}
 	f.state = end.state
+	bare := schemas.RunReport{Run: f.id, Name: f.spec.Name, State: f.state, Note: end.note}
 	if f.carried.Inputs == nil {
 		f.show(ctx)
-		return schemas.RunReport{Run: f.id, Name: f.spec.Name, State: f.state, Note: end.note}, nil
+		return bare, nil
 	}
-	return f.finish(ctx, end.note)
+	report, err := f.report(ctx, f.state, end.note)
+	f.show(ctx)
+	if err != nil {
+		// A person has ended the run; that its report can't be written doesn't reopen it.
+		bare.Note = join(end.note, "no report could be written: "+plain(err))
+		return bare, nil
+	}
+	return report, nil
 }
 
 func (f *factory) skips(stage schemas.Stage) bool {
@@ -190,12 +203,7 @@ func (f *factory) skips(stage schemas.Stage) bool {
 }
 
 func (f *factory) closed(stage schemas.Stage) bool {
-	for _, s := range f.carried.Sums {
-		if s.Stage == stage {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(f.carried.Sums, func(s schemas.StageSum) bool { return s.Stage == stage })
 }
 
 // sum returns what a finished stage came to; the zero value when it didn't run.

@@ -32,6 +32,8 @@ type world struct {
 	failing func(activities.TaskRequest) error
 	planned func(schemas.Stage, int64) int64
 	sums    map[schemas.Stage]schemas.Ledger
+	// unreported is why no report can be written.
+	unreported error
 }
 
 const promptRows = 12
@@ -92,7 +94,7 @@ func newWorld(t *testing.T) *world {
 		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage}, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
-		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums}, nil
+		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums}, w.unreported
 	})
 	return w
 }
@@ -342,5 +344,60 @@ func TestContinueAsNewCarriesOn(t *testing.T) {
 	}
 	if len(w.done[schemas.StagePrompts]) != 0 {
 		t.Errorf("tasks %v were done although the history was long", w.done)
+	}
+}
+
+// A link of the chain may begin just behind a stage: its gate is still asked.
+func TestTheNextLinkAsksTheGate(t *testing.T) {
+	w := newWorld(t)
+	carried := &schemas.Carried{Inputs: &schemas.InputsRef{
+		PromptRows: promptRows, Sampled: map[schemas.Arm]int64{schemas.ArmBase: 5, schemas.ArmBasePolicy: 2, schemas.ArmSFT: 5, schemas.ArmRL: 5},
+	}}
+	for _, stage := range []schemas.Stage{schemas.StagePrompts, schemas.StageSynthesize, schemas.StageFilter, schemas.StageCurate} {
+		carried.Sums = append(carried.Sums, schemas.StageSum{Stage: stage, Digest: schemas.DigestOf(stage), Ledger: schemas.Ledger{Planned: 9, Kept: 9}})
+	}
+	w.at(time.Hour, "reject", schemas.Decision{Gate: schemas.GateDataset, By: "ann", Note: "seen"})
+	w.ExecuteWorkflow(FactoryName, gated(), carried)
+	var report schemas.RunReport
+	if err := w.GetWorkflowResult(&report); err != nil {
+		t.Fatal(err)
+	}
+	if report.State != schemas.StateRejected || len(w.done) != 0 {
+		t.Errorf("ended as %q after tasks %v", report.State, w.done)
+	}
+}
+
+// A link that begins within a stage does what is left of it.
+func TestTheNextLinkGoesOnWithinAStage(t *testing.T) {
+	w := newWorld(t)
+	w.sums[schemas.StagePrompts] = schemas.Ledger{Planned: promptRows, Kept: promptRows}
+	carried := &schemas.Carried{
+		Inputs: &schemas.InputsRef{PromptRows: promptRows, Sampled: map[schemas.Arm]int64{schemas.ArmBase: 5, schemas.ArmBasePolicy: 2, schemas.ArmSFT: 5, schemas.ArmRL: 5}},
+		Open: &schemas.OpenStage{
+			Stage: schemas.StagePrompts, Next: 2, Failed: []int{0}, Usage: schemas.Usage{Paid: 1},
+			Plan: &schemas.PlanRef{Tasks: 3, Planned: promptRows},
+		},
+	}
+	w.ExecuteWorkflow(FactoryName, spec(), carried)
+	var report schemas.RunReport
+	if err := w.GetWorkflowResult(&report); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(w.done[schemas.StagePrompts])
+	if got := w.done[schemas.StagePrompts]; !slices.Equal(got, []int{0, 2}) {
+		t.Errorf("the link did tasks %v, want those that were left", got)
+	}
+	if got := report.Stages[0].Usage.Paid; got != 3 {
+		t.Errorf("the stage paid for %d calls, want those of both links", got)
+	}
+}
+
+func TestAnAbortNeedsNoReport(t *testing.T) {
+	w := newWorld(t)
+	w.unreported = temporal.NewNonRetryableApplicationError("no space left", string(schemas.Unavailable), nil)
+	w.at(time.Hour, "abort", schemas.Decision{By: "ann", Note: "enough"})
+	report := w.run(t, gated())
+	if report.State != schemas.StateAborted || !strings.Contains(report.Note, "enough") || !strings.Contains(report.Note, "no space left") {
+		t.Errorf("ended as %q: %s", report.State, report.Note)
 	}
 }

@@ -96,14 +96,14 @@ func (f *factory) wait(ctx workflow.Context, gate schemas.Gate, digest schemas.D
 		Digest:   digest,
 		Question: question,
 		Command: fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"}'`,
-			f.id, usual, gate),
+			schemas.ShellWord(string(f.id)), usual, gate),
 		Since: workflow.Now(ctx),
 	}
 	f.waiting, f.answer, f.state = &opening, nil, schemas.StateWaiting
 	f.show(ctx)
 	decided := func() bool { return f.answer != nil && f.writing == 0 }
 	timeout := time.Duration(f.spec.Gates.Timeout)
-	if timeout > 0 && f.spec.Gates.OnTimeout != "wait" && gate != schemas.GateFailure {
+	if timeout > 0 && gate != schemas.GateFailure {
 		ok, err := workflow.AwaitWithTimeout(ctx, timeout, decided)
 		if err != nil {
 			return answer{}, err
@@ -203,8 +203,9 @@ func (f *factory) listen(ctx workflow.Context) error {
 		workflow.QueryHandlerOptions{Description: "stage, counts, cost, and what the run waits for"})
 }
 
-// drain records the signals that nobody has received yet.
-func (f *factory) drain(ctx workflow.Context) {
+// settle records the decisions that have come in and waits until all are stored, so
+// that none is lost with this link of the chain.
+func (f *factory) settle(ctx workflow.Context) error {
 	for _, verdict := range []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort} {
 		ch := workflow.GetSignalChannel(ctx, verdict)
 		var d schemas.Decision
@@ -213,6 +214,7 @@ func (f *factory) drain(ctx workflow.Context) {
 			d = schemas.Decision{}
 		}
 	}
+	return workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) && f.writing == 0 })
 }
 
 // plain is the innermost message of an activity's failure.

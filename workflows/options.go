@@ -22,11 +22,12 @@ func retry(attempts int32) *temporal.RetryPolicy {
 	}
 }
 
-// light is for planning, copying and recording on the factory queue.
+// light is for copying, closing and recording on the factory queue.
 func light(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		TaskQueue:           schemas.QueueFactory,
-		StartToCloseTimeout: 10 * time.Minute,
+		StartToCloseTimeout: time.Hour,
+		HeartbeatTimeout:    heartbeat,
 		RetryPolicy:         retry(5),
 		Summary:             summary,
 	})

@@ -210,8 +210,7 @@ func (f *factory) maybeContinue(ctx workflow.Context) error {
 // continueAsNew hands over to a new link of the chain. No activity is pending
 // here; signals are drained and handlers finished first, so that nothing is lost.
 func (f *factory) continueAsNew(ctx workflow.Context) error {
-	f.drain(ctx)
-	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) && f.writing == 0 }); err != nil {
+	if err := f.settle(ctx); err != nil {
 		return err
 	}
 	return workflow.NewContinueAsNewError(ctx, FactoryName, f.spec, f.carried)

@@ -235,12 +235,14 @@ func quoted(args []string) string {
 	var words []string
 	for _, arg := range args {
 		if arg == "" || strings.ContainsAny(arg, " \t\n\"'`$&|;<>(){}[]*?!#~\\") {
-			arg = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+			arg = shellQuote(arg)
 		}
 		words = append(words, arg)
 	}
 	return strings.Join(words, " ")
 }
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // lineFilter passes on the lines that keep says yes to. Text without a line's end, such
 // as a progress bar, is passed on as it comes unless it looks like JSON.

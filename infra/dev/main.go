@@ -91,8 +91,9 @@ func run(ctx context.Context, args []string) error {
 		}
 		for _, pair := range s.settings.public() {
 			name, value, _ := strings.Cut(pair, "=")
-			fmt.Printf("export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))
+			fmt.Printf("export %s=%s\n", name, shellQuote(value))
 		}
+		fmt.Printf("export PATH=%s:\"$PATH\"\n", shellQuote(filepath.Join(root, binDir)))
 		return nil
 	case "clean-check":
 		return s.cleanCheck(ctx)

@@ -62,7 +62,7 @@ func (s *stack) report(run client.WorkflowRun, limit time.Duration) (r schemas.R
 // TestKilledRunEnds kills the workers in the middle of synthesize and of sft; the
 // run ends all the same, its ledger adds up, and almost no answer is paid twice.
 func TestKilledRunEnds(t *testing.T) {
-	s := newStack(t, "--latency", "150ms")
+	s := newStack(t, "--latency", "300ms")
 	s.trainer("tiny", map[string]any{
 		"kind": "tiny", "tokenizer_from": filepath.Join(s.root, ".precept/models/SmolLM2-135M-Instruct"), "output": s.base,
 	})
@@ -70,15 +70,14 @@ func TestKilledRunEnds(t *testing.T) {
 	const id = "e2e/killed run"
 	run := s.startRun(id, s.spec())
 
-	s.await("the middle of synthesize", time.Minute, func() bool { return s.paid().Requests >= 30 })
+	s.await("the middle of synthesize", time.Minute, func() bool { return s.journaled() >= 20 })
 	llm.kill()
+	paid, journaled := s.paid(), s.journaled()
 	s.worker("worker-llm-2", "factory,llm")
 
 	opening := s.awaitGate(id, schemas.GateDataset, 3*time.Minute)
-	// In flight: 4 tasks at a time share the endpoint's 16. What was answered in
-	// the last two seconds may be unjournaled too: at 150 ms, 14 rounds of 16.
-	if p := s.paid(); p.Repeated > 16+2000/150*16 {
-		t.Errorf("%d calls were paid twice: %+v", p.Repeated, p)
+	if p := s.paid(); p.Repeated > paid.Requests-journaled {
+		t.Errorf("%d calls were paid twice, of which only %d - %d were not journaled", p.Repeated, paid.Requests, journaled)
 	}
 	details := s.temporal("workflow", "metadata", "-w", id)
 	if !strings.Contains(details, opening.ID) {

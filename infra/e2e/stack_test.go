@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
 
@@ -261,6 +263,31 @@ func (s *stack) paid() (p paid) {
 		s.Fatal(err)
 	}
 	return p
+}
+
+// journaled counts the answers in the journal.
+func (s *stack) journaled() (n int64) {
+	s.Helper()
+	decoder, err := zstd.NewReader(nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer decoder.Close()
+	for info, err := range s.store.List(s.Context(), "journal/") {
+		if err != nil {
+			s.Fatal(err)
+		}
+		body, _, err := s.store.Get(s.Context(), info.Key)
+		if err != nil {
+			s.Fatal(err)
+		}
+		text, err := decoder.DecodeAll(body, nil)
+		if err != nil {
+			s.Fatal(err)
+		}
+		n += int64(bytes.Count(text, []byte("\n")))
+	}
+	return n
 }
 
 func up(url string) bool {

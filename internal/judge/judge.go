@@ -115,7 +115,7 @@ func (j *Judge) vote(ctx context.Context, messages []schemas.Message, sample int
 			return schemas.Vote{}, false, err
 		}
 		usage.Add(llm.Count(answer, meta))
-		if answer.Refusal {
+		if answer.Refusal || answer.TooLong() {
 			return schemas.Vote{}, false, nil
 		}
 		vote, err := j.role.parse(answer)

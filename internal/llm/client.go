@@ -42,6 +42,7 @@ type Client struct {
 	journal  Journal
 	attempts int
 	pace     *pace
+	flights  *flights
 	guard    func() error
 }
 
@@ -60,7 +61,7 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	if o.Journal == nil {
 		return fail("it has no journal to keep answers in")
 	}
-	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, guard: func() error { return nil }}
+	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, flights: newFlights(), guard: func() error { return nil }}
 	if c.attempts <= 0 {
 		c.attempts = defaultAttempts
 	}
@@ -100,7 +101,8 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 }
 
 // Guarded returns a client that calls guard before each request it sends, and
-// sends nothing when guard fails. It shares c's pace, journal and connections.
+// sends nothing when guard fails. It shares c's pace, journal, requests in flight
+// and connections.
 func (c *Client) Guarded(guard func() error) *Client {
 	g := *c
 	g.guard = guard
@@ -122,16 +124,20 @@ func (c *Client) Key(r Request) schemas.Key {
 	return c.endpoint.key(c.endpoint.fields(r), r.Sample)
 }
 
-// Ask answers r from the journal, or sends it and journals the answer. Errors
-// that may pass are retried a few times; what is left is an error whose kind
-// says whether later may be better. The guard's and the journal's errors are
-// returned as they are.
+// Ask answers r from the journal, or sends it and journals the answer; of equal
+// requests at the same time one is sent. Errors that may pass are retried a few
+// times; what is left is an error whose kind says whether later may be better.
+// The guard's and the journal's errors are returned as they are.
 func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if err := c.check(r); err != nil {
 		return Answer{}, Meta{}, err
 	}
 	fields := c.endpoint.fields(r)
 	meta := Meta{Key: c.endpoint.key(fields, r.Sample)}
+	if err := c.flights.enter(ctx, meta.Key); err != nil {
+		return Answer{}, meta, c.unavailable(err, "waiting for an equal request: %v", err)
+	}
+	defer c.flights.leave(meta.Key)
 	raw, ok, err := c.journal.Lookup(ctx, meta.Key)
 	if err != nil {
 		return Answer{}, meta, err
@@ -257,7 +263,7 @@ func (c *Client) read(x *exchange, resp openai.ChatCompletionResponse, decodeErr
 		if status := p.status(); status != 0 {
 			return c.refused(status, p, x.header)
 		}
-		if p.content() {
+		if p.content() || p.tooLong(http.StatusBadRequest) {
 			return c.refused(http.StatusBadRequest, p, x.header)
 		}
 		return Answer{}, c.unavailable(nil, "HTTP %d with an error: %s", x.status, p.text)
@@ -316,6 +322,9 @@ func (c *Client) read(x *exchange, resp openai.ChatCompletionResponse, decodeErr
 
 // refused is the answer or error of a reply whose status is no success.
 func (c *Client) refused(status int, p problem, header http.Header) (Answer, error) {
+	if p.tooLong(status) {
+		return Answer{Content: c.clean(p.text), FinishReason: finishTooLong}, nil
+	}
 	if refusedContent(status, p) {
 		return Answer{Content: c.clean(p.text), FinishReason: string(openai.FinishReasonContentFilter), Refusal: true}, nil
 	}

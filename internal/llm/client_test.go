@@ -148,6 +148,9 @@ func TestAnswers(t *testing.T) {
 		{"reasoning null", 200, reply(`{"content":"a","reasoning":null}`, "stop"), Answer{Content: "a", FinishReason: "stop"}},
 		{"reasoning object", 200, reply(`{"content":"a","reasoning":{"x":1}}`, "stop"), Answer{Content: "a", FinishReason: "stop"}},
 		{"refusal", 200, reply(`{"content":null,"refusal":"I can't"}`, "stop"), Answer{Content: "I can't", FinishReason: "stop", Refusal: true}},
+		{"beyond the context", 400, `{"error":{"code":"context_length_exceeded","message":"9000 tokens"}}`, Answer{Content: "9000 tokens", FinishReason: "too long"}},
+		{"beyond vLLM's context", 400, `{"object":"error","message":"This model's maximum context length is 2048 tokens.","code":400}`,
+			Answer{Content: "This model's maximum context length is 2048 tokens.", FinishReason: "too long"}},
 		{"filtered", 200, reply(`{"content":"Hel"}`, "content_filter"), Answer{Content: "Hel", FinishReason: "content_filter", Refusal: true}},
 		{"content policy", 400, `{"error":{"message":"No.","code":"content_policy_violation","type":"invalid_request_error"}}`,
 			Answer{Content: "No.", FinishReason: "content_filter", Refusal: true}},
@@ -204,7 +207,7 @@ func TestErrors(t *testing.T) {
 		{"404", respond(404, openAI("model_not_found", "The model does not exist")), schemas.InvalidInput, true, 0, "served"},
 		{"404 page", respond(404, "<html>not here</html>"), schemas.InvalidInput, true, 0, "base_url"},
 		{"redirect", respond(302, "", "Location", "/login"), schemas.InvalidInput, true, 0, "302"},
-		{"400", respond(400, openAI("context_length_exceeded", "too long")), schemas.InvalidInput, false, 0, "too long"},
+		{"400", respond(400, openAI("unsupported_parameter", "no such field")), schemas.InvalidInput, false, 0, "no such field"},
 		{"400 list", respond(400, `{"error":{"message":["a","b"],"code":400}}`), schemas.InvalidInput, false, 0, `["a","b"]`},
 		{"422", respond(422, `{"detail":[{"loc":["body"],"msg":"bad"}]}`), schemas.InvalidInput, false, 0, "bad"},
 		{"old vLLM", respond(400, `{"object":"error","message":"bad top_k","code":400}`), schemas.InvalidInput, false, 0, "bad top_k"},
@@ -249,6 +252,48 @@ func TestErrors(t *testing.T) {
 				t.Errorf("%d answers journaled, key %q", journal.Len(), meta.Key)
 			}
 		})
+	}
+}
+
+// Of equal requests at the same time one is sent, also when it fails: then the next
+// one is.
+func TestEqualRequestsInFlight(t *testing.T) {
+	var requests atomic.Int64
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	c, journal := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		if requests.Add(1) == 1 {
+			close(arrived)
+			<-answer
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		io.WriteString(w, hello)
+	})
+	const asking = 8
+	results := make(chan error, asking)
+	cached := atomic.Int64{}
+	for range asking {
+		go func() {
+			_, meta, err := c.Guarded(func() error { return nil }).Ask(t.Context(), ask("Hi"))
+			if meta.Cached {
+				cached.Add(1)
+			}
+			results <- err
+		}()
+	}
+	<-arrived
+	close(answer)
+	failed := 0
+	for range asking {
+		if err := <-results; err != nil {
+			failed++
+		}
+	}
+	if requests.Load() != 2 || failed != 1 || cached.Load() != asking-2 || journal.Len() != 1 {
+		t.Errorf("%d requests sent, %d failed, %d found in the journal, %d journaled", requests.Load(), failed, cached.Load(), journal.Len())
+	}
+	if len(c.flights.open) != 0 {
+		t.Errorf("%d requests are still taken to be in flight", len(c.flights.open))
 	}
 }
 

@@ -7,8 +7,9 @@
 //     within which limits.
 //   - Request key: the SHA-256 of the model's identity, everything that is sent
 //     and the sample number. URL and served name are no part of it.
-//   - Answer: what the model finally said. A refusal of the content and a text
-//     that was cut by length are answers too: asking again would not change them.
+//   - Answer: what the model finally said. A refusal of the content, a text that
+//     was cut by length and a request that exceeds the model's context are answers
+//     too: asking again would not change them.
 //   - Journal: where answers are kept under their request key. A request whose
 //     key is there is not sent.
 //   - Guard: the caller's check, made before each request is sent, that it may

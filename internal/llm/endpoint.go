@@ -72,7 +72,24 @@ func (e Endpoint) Identity() schemas.ModelIdentity {
 	return schemas.ModelIdentity(fmt.Sprintf("%s/%s@%s", e.Provider, e.Model, e.Revision))
 }
 
-// reserved are the fields that Extra can't set: they are what the request is.
+// Sent is what e's configuration adds to every request or takes from it. It is part
+// of what answers follow from, as the identity is.
+func (e Endpoint) Sent() map[string]any {
+	sent := map[string]any{}
+	if len(e.Extra) > 0 {
+		sent["extra"] = e.Extra
+	}
+	if e.JSONMode == JSONNone {
+		sent["json_mode"] = e.JSONMode
+	}
+	if e.MaxTokensField == "max_completion_tokens" {
+		sent["max_tokens_field"] = e.MaxTokensField
+	}
+	return sent
+}
+
+// reserved are the fields that Extra can't set: they are what the request is. A
+// server that takes no seed may have it left out.
 var reserved = []string{"messages", "model", "n", "seed", "stream"}
 
 // Check reports the first field of e that can't be used.
@@ -122,7 +139,7 @@ func (e Endpoint) Check() error {
 		return fail("max_tokens_field", "%q is neither max_tokens nor max_completion_tokens", e.MaxTokensField)
 	}
 	for _, field := range slices.Sorted(maps.Keys(e.Extra)) {
-		if slices.Contains(reserved, field) {
+		if slices.Contains(reserved, field) && !(field == "seed" && e.Extra[field] == nil) {
 			return fail("extra", "%q can't be set; %s are Precept's", field, strings.Join(reserved, ", "))
 		}
 	}

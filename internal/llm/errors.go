@@ -103,12 +103,24 @@ var (
 	contentText = regexp.MustCompile(`(?i)content (management )?(policy|filter)|usage polic(y|ies)|flagged (by|as|for)|input was flagged`)
 	quotaCode   = regexp.MustCompile(`(?i)insufficient_?(quota|balance|credit|funds)|billing|quota_exceeded|payment_required`)
 	modelCode   = regexp.MustCompile(`(?i)model_?not_?(found|exist|available)|model_?(deprecated|removed)|deployment_?not_?found`)
+	longCode    = regexp.MustCompile(`(?i)context_?length|context_?window|string_above_max_length`)
+	longText    = regexp.MustCompile(`(?i)maximum context length|context (length|window|size)|(prompt|input) is too long`)
 	authCode    = regexp.MustCompile(`(?i)invalid_?api_?key|authentication|permission|account_?(deactivated|suspended)|unauthorized`)
 )
 
 // content reports whether the provider refused what was asked, not how.
 func (p problem) content() bool {
 	return contentCode.MatchString(p.code) || contentCode.MatchString(p.kind) || contentText.MatchString(p.text)
+}
+
+// tooLong reports whether the request exceeds what the model can read: an outcome
+// of the row.
+func (p problem) tooLong(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		return p.matches(longCode) || longText.MatchString(p.text)
+	}
+	return false
 }
 
 func (p problem) matches(re *regexp.Regexp) bool {

@@ -42,6 +42,14 @@ type Answer struct {
 // Split parts the answer into chain of thought and answer, as SplitCoT does.
 func (a Answer) Split() (cot, answer string, ok bool) { return SplitCoT(a.Content, a.CoT) }
 
+// finishTooLong is the FinishReason of a request that the model could not read
+// whole. OpenAI's code for it is context_length_exceeded.
+const finishTooLong = "too long"
+
+// TooLong reports whether the request exceeds the model's context: nothing was
+// answered.
+func (a Answer) TooLong() bool { return a.FinishReason == finishTooLong }
+
 // Truncated reports whether the answer was cut by length.
 func (a Answer) Truncated() bool { return a.FinishReason == "length" }
 

@@ -13,7 +13,11 @@ func normal(messages []schemas.Message) string {
 	var b strings.Builder
 	for _, m := range messages {
 		b.WriteString(m.Role)
-		for _, w := range words(m.Content) {
+		w := words(m.Content)
+		if len(w) == 0 {
+			w = []string{m.Content} // nothing but signs: they are what tells it from others
+		}
+		for _, w := range w {
 			b.WriteByte(' ')
 			b.WriteString(w)
 		}

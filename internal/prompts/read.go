@@ -45,6 +45,22 @@ func format(name string, in schemas.Import) string {
 	return strings.TrimPrefix(strings.ToLower(path.Ext(name)), ".")
 }
 
+// Meaning is what an import says of a file's rows: where the file lies is no part of
+// it, so that a file that was moved gives the same rows under the same keys.
+func Meaning(name string, in schemas.Import) schemas.Import {
+	in.Format, in.Source = format(name, in), source(name, in)
+	in.Path, in.Name = "", ""
+	return in
+}
+
+// source is where rows that don't say so themselves come from.
+func source(name string, in schemas.Import) string {
+	if in.Source != "" {
+		return in.Source
+	}
+	return strings.TrimSuffix(path.Base(name), path.Ext(name))
+}
+
 // record is one row by column name.
 type record map[string]any
 
@@ -166,10 +182,6 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 			return "", fmt.Errorf("column %q is a %T, not a string", column(c), v)
 		}
 	}
-	source := in.Source
-	if source == "" {
-		source = strings.TrimSuffix(path.Base(name), path.Ext(name))
-	}
 	language := in.Language
 	if language == "" {
 		language = "en"
@@ -178,7 +190,7 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 	var fields [7]string
 	for i, f := range []struct{ column, fallback string }{
 		{"category", string(in.Category)}, {"intent", string(in.Intent)}, {"language", language},
-		{"source", source}, {"family", ""}, {"expected", ""}, {"system", ""},
+		{"source", source(name, in)}, {"family", ""}, {"expected", ""}, {"system", ""},
 	} {
 		v, err := text(f.column, f.fallback)
 		if err != nil {

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,8 +42,9 @@ type Server struct {
 	token    string
 	context  context.Context
 
-	mu       sync.Mutex
-	rollouts []schemas.Rollout
+	mu sync.Mutex
+	// rollouts are by step: a step that is asked for again replaces what it gave.
+	rollouts map[int32][]schemas.Rollout
 }
 
 // Serve starts a server, which ends with Close.
@@ -50,7 +53,7 @@ func Serve(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, schemas.E("serve rewards", "", schemas.Unavailable, err)
 	}
-	s := &Server{Options: o, listener: listener, token: rand.Text(), context: ctx}
+	s := &Server{Options: o, listener: listener, token: rand.Text(), context: ctx, rollouts: map[int32][]schemas.Rollout{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /reward", s.reward)
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -67,11 +70,21 @@ func (s *Server) Token() string { return s.token }
 // Close ends the server.
 func (s *Server) Close() error { return s.http.Close() }
 
-// Rollouts returns what was rewarded so far.
-func (s *Server) Rollouts() []schemas.Rollout {
+// Rollouts returns what was rewarded so far, in the order of steps.
+func (s *Server) Rollouts() (all []schemas.Rollout) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]schemas.Rollout(nil), s.rollouts...)
+	for _, step := range slices.Sorted(maps.Keys(s.rollouts)) {
+		all = append(all, s.rollouts[step]...)
+	}
+	return all
+}
+
+// Rewind forgets the rollouts of step and later ones.
+func (s *Server) Rewind(step int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.rollouts, func(at int32, _ []schemas.Rollout) bool { return int(at) >= step })
 }
 
 // MarshalJSON writes the rollouts, for a checkpoint.
@@ -85,7 +98,10 @@ func (s *Server) UnmarshalJSON(b []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rollouts = rollouts
+	clear(s.rollouts)
+	for _, r := range rollouts {
+		s.rollouts[r.Step] = append(s.rollouts[r.Step], r)
+	}
 	return nil
 }
 
@@ -103,7 +119,7 @@ type item struct {
 	Completion string            `json:"completion"`
 }
 
-// response has one reward an item, null where the judge was unavailable.
+// response has one reward an item, null where the judge gave none.
 type response struct {
 	Rewards []*float64 `json:"rewards"`
 }
@@ -135,7 +151,7 @@ func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
 		out.Rewards[i] = ro.Reward
 	}
 	s.mu.Lock()
-	s.rollouts = append(s.rollouts, rollouts...)
+	s.rollouts[req.Step] = rollouts
 	s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(out) // the job hears of a broken connection itself
@@ -172,5 +188,6 @@ func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas
 	if len(result.Votes) > 0 {
 		out.Reward = &result.Score
 	}
+	out.Lost = out.Reward == nil
 	return out, nil
 }

@@ -59,6 +59,18 @@ func newIndex(store Store, options JournalOptions) *index {
 	return x
 }
 
+// lock waits for the right to list and read the partition.
+func (p *partition) lock(ctx context.Context) error {
+	select {
+	case p.reading <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return schemas.E("read the journal", "", schemas.Unavailable, ctx.Err())
+	}
+}
+
+func (p *partition) unlock() { <-p.reading }
+
 func (p *partition) forget() {
 	p.listed, p.known, p.entries = time.Time{}, map[string]bool{}, map[requestKey]entry{}
 }
@@ -113,7 +125,9 @@ func (x *index) lookup(ctx context.Context, k requestKey) (value []byte, ok bool
 			return value, err == nil, err
 		}
 		// A compaction has moved the value elsewhere.
-		x.forget(k.partition())
+		if err := x.forget(ctx, k.partition(), e.segment); err != nil {
+			return nil, false, err
+		}
 	}
 	return nil, false, schemas.Errorf("look up in the journal", k.String(), schemas.Unavailable, "its segments keep moving")
 }
@@ -151,26 +165,34 @@ func (x *index) reopen(segment string) ([]record, bool) {
 	return nil, false
 }
 
-func (x *index) forget(partition int) {
+// forget drops what is known of a partition, because a segment of it is gone. It has
+// no effect when somebody else has done it since.
+func (x *index) forget(ctx context.Context, partition int, gone string) error {
+	p := x.partitions[partition]
+	if err := p.lock(ctx); err != nil {
+		return err
+	}
+	defer p.unlock()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	p := x.partitions[partition]
+	if !p.known[gone] {
+		return nil
+	}
 	for _, e := range p.entries {
 		x.values -= int64(len(e.value))
 	}
 	p.forget()
+	return nil
 }
 
 // refresh lists a partition, unless it was listed within maxAge, and reads the
 // segments that are new.
 func (x *index) refresh(ctx context.Context, partition int, maxAge time.Duration) error {
 	p := x.partitions[partition]
-	select {
-	case p.reading <- struct{}{}:
-		defer func() { <-p.reading }()
-	case <-ctx.Done():
-		return schemas.E("read the journal", "", schemas.Unavailable, ctx.Err())
+	if err := p.lock(ctx); err != nil {
+		return err
 	}
+	defer p.unlock()
 	x.mu.Lock()
 	listed := p.listed
 	x.mu.Unlock()

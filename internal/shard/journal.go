@@ -186,7 +186,7 @@ func (j *Journal) Append(key schemas.Key, value []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
-		return schemas.Errorf(op, string(key), schemas.InvalidInput, "the journal is closed")
+		return schemas.Errorf(op, string(key), schemas.Unavailable, "the journal is closed")
 	}
 	if _, ok := j.pending[k]; ok || j.index.has(k) {
 		return nil
@@ -211,7 +211,7 @@ func (j *Journal) Ready(ctx context.Context) error {
 		j.mu.Unlock()
 		switch {
 		case closed:
-			return schemas.Errorf(op, "", schemas.InvalidInput, "the journal is closed")
+			return schemas.Errorf(op, "", schemas.Unavailable, "the journal is closed")
 		case lag <= j.options.MaxLag:
 			return nil
 		case failed >= 3, failed > 0 && !schemas.KindOf(failure).Retryable():

@@ -32,7 +32,7 @@ func rollouts(n int) []schemas.Rollout {
 
 // golden is the digest of fixed rows. When it changes, so do the bytes of every
 // shard: raise the number in the stage versions.
-const golden = "2d55b6aca4f5f91fc45286df6b4cb3bb87e34099e13c210d37ca26edad7522f8"
+const golden = "66c73d16e1f527c67e80a9be700d3bf585c23dfa7c98d6b720d1e5930f0cf015"
 
 func TestEncodeGolden(t *testing.T) {
 	for range 3 {

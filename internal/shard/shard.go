@@ -106,6 +106,27 @@ func Find(ctx context.Context, s Store, stage schemas.Stage, key schemas.Key) (r
 	return ref, true, nil
 }
 
+// Fetch writes a shard's Parquet file to path and verifies it against ref.
+func Fetch(ctx context.Context, s Store, ref schemas.ShardRef, path string) error {
+	const op = "fetch shard"
+	if _, err := s.GetFile(ctx, ref.Object, path); err != nil {
+		return err
+	}
+	got, _, err := digestFile(path)
+	if err != nil {
+		return fileError(op, path, err)
+	}
+	return checkDigest(op, ref, got)
+}
+
+func checkDigest(op string, ref schemas.ShardRef, got schemas.Digest) error {
+	if got == ref.Digest {
+		return nil
+	}
+	return schemas.Errorf(op, ref.Object, schemas.InvalidInput, "the object's digest is %s, its reference says %s", got.Short(), ref.Digest.Short()).
+		WithHint("The object was changed; restore it, or remove it and run its stage again")
+}
+
 // Read reads a shard's rows and verifies them against ref.
 func Read[T any](ctx context.Context, s Store, ref schemas.ShardRef) ([]T, error) {
 	const op = "read shard"
@@ -113,9 +134,8 @@ func Read[T any](ctx context.Context, s Store, ref schemas.ShardRef) ([]T, error
 	if err != nil {
 		return nil, err
 	}
-	if got := schemas.DigestBytes(body); got != ref.Digest {
-		return nil, schemas.Errorf(op, ref.Object, schemas.InvalidInput, "the object's digest is %s, its reference says %s", got.Short(), ref.Digest.Short()).
-			WithHint("The object was changed; restore it, or remove it and run its stage again")
+	if err := checkDigest(op, ref, schemas.DigestBytes(body)); err != nil {
+		return nil, err
 	}
 	rows, err := Decode[T](body)
 	if err != nil {

@@ -20,14 +20,12 @@ const (
 type Event struct {
 	Event           string             `json:"event"`
 	Step            int                `json:"step"`
-	Steps           int                `json:"steps"`
 	TotalSteps      int                `json:"total_steps"`
+	Rows            int64              `json:"rows"`
 	Loss            float64            `json:"loss"`
 	Metrics         map[string]float64 `json:"metrics"`
 	TokensPerSecond float64            `json:"tokens_per_second"`
-	ElapsedS        float64            `json:"elapsed_s"`
 	Path            string             `json:"path"`
-	Checkpoint      string             `json:"checkpoint"`
 	URL             string             `json:"url"`
 	Model           string             `json:"model"`
 	Kind            string             `json:"kind"`

@@ -47,7 +47,6 @@ type RL struct {
 	Device                   string   `json:"device"`
 	DType                    string   `json:"dtype"`
 	Reward                   Reward   `json:"reward"`
-	Rollouts                 string   `json:"rollouts"`
 }
 
 // Reward tells the job where its reward server listens. The token is in the

@@ -95,11 +95,15 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 			return
 		}
 		read := p.read(bufio.NewScanner(stdout))
+		if read != nil {
+			// Nobody reads on: the process would wait for ever to be read.
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		}
 		err = cmd.Wait()
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
-		if err == nil {
+		if read != nil {
 			err = read
 		}
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
 		p.err = err
 	}()
 	if err := <-started; err != nil {
@@ -141,9 +145,6 @@ func (p *Process) discard() {
 	for range p.events {
 	}
 }
-
-// Stop asks the process to end, as the end of its context does.
-func (p *Process) Stop() { _ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGTERM) }
 
 // Wait returns once the process is gone: nil when it exited with 0.
 func (p *Process) Wait() error {

@@ -105,7 +105,9 @@ while :; do sleep 0.05; done`)
 
 func TestReady(t *testing.T) {
 	c := python(t, `echo '{"event":"ready","url":"http://127.0.0.1:1/v1","model":"m"}'; while :; do sleep 0.05; done`)
-	p, err := Start(t.Context(), c, "serve", t.TempDir(), Serve{})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	p, err := Start(ctx, c, "serve", t.TempDir(), Serve{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,7 @@ func TestReady(t *testing.T) {
 	if err != nil || e.URL != "http://127.0.0.1:1/v1" {
 		t.Errorf("got %+v, %v", e, err)
 	}
-	p.Stop()
+	stop()
 	if err := p.Wait(); err == nil {
 		t.Error("a stopped server ended well")
 	}

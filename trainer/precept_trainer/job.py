@@ -99,8 +99,6 @@ class Rl(Training):
 
     kind: Literal["rl"] = "rl"
     reward: Reward
-    rollouts: str
-    """Folder for one Parquet file a step with every completion and its reward."""
     steps: Positive = 8
     num_generations: Annotated[int, Field(ge=2)] = 8
     """Completions of one prompt that are compared with each other."""

@@ -3,14 +3,12 @@
 import json
 import logging
 import os
+import random
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
 from trl import GRPOConfig, GRPOTrainer
@@ -22,18 +20,6 @@ from precept_trainer.protocol import Events, JobError, StopRequest, invalid
 from precept_trainer.sft import messages, read_rows
 
 _COLUMNS = ["prompt", "prompt_id", "category", "intent"]
-_ROLLOUT = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("prompt_id", pa.string()),
-        ("category", pa.string()),
-        ("intent", pa.string()),
-        ("completion", pa.string()),
-        ("tokens", pa.int64()),
-        ("truncated", pa.bool_()),
-        ("reward", pa.float64()),
-    ]
-)
 
 
 def run(job: Rl, events: Events, stop: StopRequest) -> int:
@@ -50,13 +36,14 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
     rows = read_rows(job.data, _COLUMNS)
     for number, row in enumerate(rows):
         row["prompt"] = messages(row["prompt"], number)
+    rows = in_turn(rows, job.seed)
     model = load(job.base)
     freeze_below(model, job.trainable_layers)
     loop.score_labelled_tokens_only()
     # TRL's warning about a completion without a reward quotes the prompt.
     logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
 
-    judge = Judge(job.reward, tokenizer, Path(job.rollouts))
+    judge = Judge(job.reward, tokenizer)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=judge.rewards,
@@ -75,6 +62,7 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
             epsilon=job.epsilon,
             epsilon_high=job.epsilon_high,
             mask_truncated_completions=job.mask_truncated_completions,
+            shuffle_dataset=False,
             log_completions=False,
             num_completions_to_print=0,
         ),
@@ -93,15 +81,34 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
     return loop.train(job, trainer, reporter, tokenizer, events, stop)
 
 
-class Judge:
-    """Asks the reward server about the completions of a step and keeps them with their rewards."""
+def in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Shuffles the prompts so that the intents take turns.
 
-    def __init__(self, reward: Reward, tokenizer: PreTrainedTokenizerBase, rollouts: Path) -> None:
+    A step sees few prompts. Where most of them happen to be benign, it teaches to comply, whatever the judge says.
+    """
+    draw = random.Random(seed)
+    by_intent: dict[str, list[dict[str, Any]]] = {}
+    for row in draw.sample(rows, len(rows)):
+        by_intent.setdefault(row["intent"], []).append(row)
+    longest = max(map(len, by_intent.values()))
+    # A shorter list is stretched over the whole, so that its rows don't run out early.
+    order = sorted(
+        ((place + 0.5) / len(group) * longest, intent, place)
+        for intent, group in by_intent.items()
+        for place in range(len(group))
+    )
+    return [by_intent[intent][place] for _, intent, place in order]
+
+
+class Judge:
+    """Asks the reward server about the completions of a step."""
+
+    def __init__(self, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> None:
         token = os.environ.get(reward.token_env, "")
         if not token:
             raise invalid(f"the reward token is missing: set {reward.token_env}")
         self._reward, self._token = reward, token
-        self._tokenizer, self._rollouts = tokenizer, rollouts
+        self._tokenizer = tokenizer
 
     def rewards(
         self,
@@ -115,44 +122,25 @@ class Judge:
     ) -> list[float | None]:
         """TRL's reward function: one reward a completion, None where the judge gave none."""
         step = trainer_state.global_step
-        texts, ended = zip(*map(self._text, completion_ids), strict=True)
+        texts = map(self._text, completion_ids)
         items = [
-            {"prompt_id": i, "category": c, "prompt": p, "completion": t}
-            for i, c, p, t in zip(prompt_id, category, prompts, texts, strict=True)
+            {"prompt_id": i, "category": c, "intent": n, "prompt": p, "completion": t}
+            for i, c, n, p, t in zip(prompt_id, category, intent, prompts, texts, strict=True)
         ]
         rewards = self._ask({"step": step, "items": items})
-        self._keep(
-            step,
-            [
-                {
-                    "step": step,
-                    "prompt_id": i,
-                    "category": c,
-                    "intent": n,
-                    "completion": t,
-                    "tokens": len(ids),
-                    "truncated": not e,
-                    "reward": r,
-                }
-                for i, c, n, t, ids, e, r in zip(
-                    prompt_id, category, intent, texts, completion_ids, ended, rewards, strict=True
-                )
-            ],
-        )
         if all(reward is None for reward in rewards):
             # A step without a reward teaches nothing; a run of such steps would look like a trained model.
             raise JobError("Unavailable", f"the judge scored none of the {len(rewards)} completions of step {step}")
         return rewards
 
-    def _text(self, ids: list[int]) -> tuple[str, bool]:
-        """The text up to the end of sequence, and whether it was reached.
+    def _text(self, ids: list[int]) -> str:
+        """The text up to the end of sequence.
 
         Special tokens stay: in some tokenizers the tags around the chain of thought are such, and without them it
         would pass for the answer.
         """
         end = self._tokenizer.eos_token_id
-        ended = end in ids
-        return self._tokenizer.decode(ids[: ids.index(end)] if ended else ids, skip_special_tokens=False), ended
+        return str(self._tokenizer.decode(ids[: ids.index(end)] if end in ids else ids, skip_special_tokens=False))
 
     def _ask(self, body: dict[str, Any]) -> list[float | None]:
         request = urllib.request.Request(
@@ -181,15 +169,6 @@ class Judge:
     def _open(self, request: urllib.request.Request, timeout: float) -> Any:
         # No proxy: the server is on this host, and the token is for it alone.
         return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
-
-    def _keep(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes the step's file; a step that is repeated after a resume replaces its file."""
-        self._rollouts.mkdir(parents=True, exist_ok=True)
-        rank = int(os.environ.get("RANK", "0"))
-        target = self._rollouts / (f"step-{step:06d}.parquet" if rank == 0 else f"step-{step:06d}-{rank}.parquet")
-        partial = target.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, schema=_ROLLOUT), partial)
-        partial.replace(target)
 
 
 def _rewards(answer: Any, count: int, where: str) -> list[float | None]:

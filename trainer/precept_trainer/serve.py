@@ -6,6 +6,7 @@ the last bits of a matrix product, whose order of summation the size of a batch 
 """
 
 import asyncio
+import os
 import queue
 import socket
 import threading
@@ -20,7 +21,14 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from precept_trainer.job import Serve
 from precept_trainer.model import device_of, load, load_tokenizer
@@ -66,6 +74,7 @@ class Answer:
     text: str
     tokens: int
     finish_reason: Literal["stop", "length"]
+    cached_tokens: int = 0
 
 
 @dataclass
@@ -118,11 +127,37 @@ class SamplePerRow(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
+class Prefix:
+    """What the model has read of the last prompt that it answered alone.
+
+    The next one is read from where it begins to differ: a policy in context is read once for all prompts that follow it.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self._config = config
+        self._ids: list[int] = []
+        self._cache: DynamicCache | None = None
+
+    def take(self, prompt: list[int]) -> tuple[DynamicCache, int]:
+        """A cache for `prompt`, which the caller may change, and how many tokens of it are in there already."""
+        # The last token must be read, or there is nothing to predict the next one from.
+        shared = len(os.path.commonprefix([self._ids, prompt[:-1]]))
+        cache, self._cache, self._ids = self._cache, None, []
+        if cache is None or shared == 0 or not cache.is_croppable:
+            return DynamicCache(config=self._config), 0
+        cache.crop(shared - cache.get_seq_length())
+        return cache, shared
+
+    def keep(self, ids: list[int], cache: DynamicCache) -> None:
+        self._ids, self._cache = ids, cache
+
+
 class Batcher:
     """One thread that generates for whoever waits, up to `max_batch` requests at a time."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch: int) -> None:
         self._model, self._tokenizer, self._max_batch = model.eval(), tokenizer, max_batch
+        self._prefix = Prefix(model.config)
         self._queue: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="batcher", daemon=True).start()
 
@@ -164,25 +199,31 @@ class Batcher:
         width = max(map(len, prompts))
         ids = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=self._model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._model.device)
+        # Rows of a batch are padded to one width, so that only a prompt alone has a prefix to share.
+        alone = len(prompts) == 1 and self._max_batch == 1
+        cache, cached = self._prefix.take(prompts[0]) if alone else (None, 0)
         generated = self._model.generate(
             input_ids=ids,
             attention_mask=mask,
+            past_key_values=cache,
             max_new_tokens=max(limits),
             do_sample=False,
             eos_token_id=end,
             pad_token_id=end,
             logits_processor=LogitsProcessorList([SamplePerRow(temperatures, seeds)]),
         )
-        return [self._answer(row[width:].tolist(), limit) for row, limit in zip(generated, limits, strict=True)]
+        if cache is not None:
+            self._prefix.keep(prompts[0], cache)
+        return [self._answer(row[width:].tolist(), limit, cached) for row, limit in zip(generated, limits, strict=True)]
 
-    def _answer(self, ids: list[int], limit: int) -> Answer:
+    def _answer(self, ids: list[int], limit: int, cached: int) -> Answer:
         ids = ids[:limit]
         end = self._tokenizer.eos_token_id
         ended = end in ids
         text_ids = ids[: ids.index(end)] if ended else ids
         # Special tokens stay, as some tokenizers have the tags around the chain of thought among them.
         text = self._tokenizer.decode(text_ids, skip_special_tokens=False)
-        return Answer(text, len(text_ids) + ended, "stop" if ended else "length")
+        return Answer(text, len(text_ids) + ended, "stop" if ended else "length", cached)
 
 
 def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context: int) -> FastAPI:
@@ -229,6 +270,7 @@ def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context
                 "prompt_tokens": len(prompt),
                 "completion_tokens": answer.tokens,
                 "total_tokens": len(prompt) + answer.tokens,
+                "prompt_tokens_details": {"cached_tokens": answer.cached_tokens},
             },
         }
 

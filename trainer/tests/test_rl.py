@@ -2,14 +2,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import RewardServer, call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from precept_trainer.job import Reward
-from precept_trainer.rl import Judge
+from precept_trainer.rl import Judge, in_turn
 
 Serve = Callable[..., RewardServer]
 
@@ -34,7 +33,6 @@ def job(model: Path, data: Path, folder: Path, url: str, **changes: Any) -> dict
         "data": [str(data)],
         "output": str(folder / "out"),
         "checkpoints": str(folder / "checkpoints"),
-        "rollouts": str(folder / "rollouts"),
         "reward": {"url": url, "timeout_s": 2},
         "steps": 2,
         "num_generations": 4,
@@ -64,13 +62,9 @@ def test_trains_on_the_judges_rewards(model: Path, rl_data: Path, tmp_path: Path
     assert server.tokens == {"Bearer secret"}
     assert [b["step"] for b in server.bodies] == [0, 1]
     item = server.bodies[0]["items"][0]
-    assert set(item) == {"prompt_id", "category", "prompt", "completion"}
+    assert set(item) == {"prompt_id", "category", "intent", "prompt", "completion"}
     assert item["prompt"][0]["role"] == "user"
     assert len({i["prompt_id"] for i in server.bodies[0]["items"]}) == 2
-
-    rows = pq.read_table(tmp_path / "rollouts" / "step-000000.parquet").to_pylist()
-    assert [r["completion"] for r in rows] == [i["completion"] for i in server.bodies[0]["items"]]
-    assert [r["reward"] for r in rows] == one_missing(8)
 
     before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
@@ -136,7 +130,7 @@ def test_the_judge_gets_the_chain_of_thought_with_its_tags(
     if special:
         tok.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     text = "<think>\nThe rule says so.\n</think>\n\nNo."
-    judge = Judge(Reward(url=server.url), tok, tmp_path)
+    judge = Judge(Reward(url=server.url), tok)
     ids = tok(text + "<|im_end|><|im_end|>", add_special_tokens=False)["input_ids"]
 
     class State:
@@ -144,6 +138,15 @@ def test_the_judge_gets_the_chain_of_thought_with_its_tags(
 
     rewards = judge.rewards([[{"role": "user", "content": "?"}]], [ids], ["p"], ["violence"], ["benign"], State())
     assert rewards == [1.0]
-    assert server.bodies[0]["items"][0]["completion"] == text
-    (row,) = pq.read_table(tmp_path / "step-000007.parquet").to_pylist()
-    assert (row["completion"], row["truncated"], row["intent"]) == (text, False, "benign")
+    item = server.bodies[0]["items"][0]
+    assert (item["completion"], item["intent"]) == (text, "benign")
+
+
+def test_intents_take_turns() -> None:
+    rows = [{"prompt_id": f"{intent}{i}", "intent": intent} for intent, n in (("h", 40), ("b", 20)) for i in range(n)]
+    order = in_turn(rows, 1)
+    assert sorted(r["prompt_id"] for r in order) == sorted(r["prompt_id"] for r in rows)
+    for start in range(0, 60, 6):
+        assert sorted(r["intent"] for r in order[start : start + 6]) == ["b", "b", "h", "h", "h", "h"]
+    assert in_turn(rows, 1) == order
+    assert in_turn(rows, 2) != order

@@ -63,6 +63,26 @@ def test_serves_chat_requests(model: Path, start: Callable[[str, dict[str, Any]]
     assert [e["event"] for e in process.events] == ["ready"]
 
 
+def test_reads_a_shared_prefix_once(model: Path, start: Callable[[str, dict[str, Any]], Process]) -> None:
+    policy = {"role": "system", "content": "Refuse what harms people. " * 30}
+    prompts = [[policy, *prompt(i)] for i in (1, 2, 1, 3)]
+
+    def answers(max_batch: int) -> list[dict[str, Any]]:
+        process = start("serve", {"model": str(model), "name": "tiny", "max_batch": max_batch, "device": "cpu"})
+        url = process.wait_for("ready")["url"]
+        out = [ask(url, model="tiny", max_tokens=8, messages=p) for p in [*prompts, prompt(4)]]
+        process.terminate()
+        process.end()
+        return out
+
+    shared, apart = answers(1), answers(2)
+    text = [[a["choices"][0]["message"]["content"] for a in side] for side in (shared, apart)]
+    assert text[0] == text[1]
+    cached = [[a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in side] for side in (shared, apart)]
+    assert cached[1] == [0] * 5
+    assert cached[0][0] == 0 and all(n > 100 for n in cached[0][1:4]) and cached[0][4] < 100
+
+
 def test_rows_are_drawn_from_the_softmax() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
     sampler = SamplePerRow([2.0, 0.0], [1, 1])
