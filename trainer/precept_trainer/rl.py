@@ -86,7 +86,7 @@ def in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
 
     A step sees few prompts. Where most of them happen to be benign, it teaches to comply, whatever the judge says.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - an order of rows is no secret
     by_intent: dict[str, list[dict[str, Any]]] = {}
     for row in draw.sample(rows, len(rows)):
         by_intent.setdefault(row["intent"], []).append(row)

@@ -6,13 +6,13 @@ the last bits of a matrix product, whose order of summation the size of a batch 
 """
 
 import asyncio
-import os
 import queue
 import socket
 import threading
 import time
 import uuid
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
@@ -130,7 +130,7 @@ class SamplePerRow(LogitsProcessor):  # type: ignore[misc]
 class Prefix:
     """What the model has read of the last prompt that it answered alone.
 
-    The next one is read from where it begins to differ: a policy in context is read once for all prompts that follow it.
+    The next one is read from where it begins to differ: a policy in context is read once for all prompts behind it.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -141,7 +141,8 @@ class Prefix:
     def take(self, prompt: list[int]) -> tuple[DynamicCache, int]:
         """A cache for `prompt`, which the caller may change, and how many tokens of it are in there already."""
         # The last token must be read, or there is nothing to predict the next one from.
-        shared = len(os.path.commonprefix([self._ids, prompt[:-1]]))
+        pairs = zip(self._ids, prompt[:-1], strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         cache, self._cache, self._ids = self._cache, None, []
         if cache is None or shared == 0 or not cache.is_croppable:
             return DynamicCache(config=self._config), 0
