@@ -135,6 +135,8 @@ func TestAnotherRunPaysOnlyForWhatChanged(t *testing.T) {
 		{"more samples", func(s *schemas.RunSpec) { s.Synthesize.Samples = 3 }, 5, 4*3 + 1, 12},
 		{"fewer samples", func(s *schemas.RunSpec) { s.Synthesize.Samples = 1 }, 0, 0, 4},
 		{"another temperature", func(s *schemas.RunSpec) { s.Synthesize.Temperature = new(0.5) }, 10, 0, 8},
+		{"more tokens", func(s *schemas.RunSpec) { s.Synthesize.MaxTokens *= 2; s.Filter.MaxTokens *= 2 }, 0, 0, 8},
+		{"fewer tokens", func(s *schemas.RunSpec) { s.Synthesize.MaxTokens = 5 }, 10, 0, 8},
 		{"more prompts", func(s *schemas.RunSpec) {
 			s.Prompts.Imports = append([]schemas.Import{{Path: more}}, s.Prompts.Imports...)
 		}, 4, 4 * 3, 12},

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -135,51 +136,53 @@ func (a *Activities) readPolicy(ctx context.Context, source string) (*policy.Pol
 	return policy.Load(os.DirFS(source))
 }
 
-// file is a file to import.
+// file is a file to import, on this worker's disk.
 type file struct {
 	name string
-	raw  []byte
+	path string
 	in   schemas.Import
 }
 
 // importFiles reads, checks and copies files. Suites are written as shards of
 // prompts at once.
 func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, builtin fs.FS, p *policy.Policy, limit int, suite bool) (out []schemas.Input, err error) {
+	dir, err := os.MkdirTemp(a.workRoot(), "import-*")
+	if err != nil {
+		return nil, schemas.E("import", "", schemas.Unavailable, err)
+	}
+	defer os.RemoveAll(dir)
 	for _, in := range imports {
-		files, err := a.open(ctx, in, builtin)
+		files, err := a.open(ctx, in, builtin, dir)
 		if err != nil {
 			return nil, err
 		}
 		for _, f := range files {
-			rows, err := readRows(f, p, limit, suite)
+			input := schemas.Input{Name: f.name, Import: f.in}
+			var rows []schemas.Prompt // of a suite, which fits into memory
+			if suite {
+				rows, err = readSuite(f, p)
+				input.Rows = int64(len(rows))
+			} else {
+				input.ByCategory, err = countRows(f, p, limit)
+				for _, n := range input.ByCategory {
+					input.Rows += n
+				}
+			}
 			if err != nil {
 				return nil, err
 			}
-			input := schemas.Input{Name: f.name, Digest: schemas.DigestBytes(f.raw), Rows: int64(len(rows)), Import: f.in}
-			input.Object = schemas.InputObject(input.Digest)
-			if err := a.putOnce(ctx, input.Object, f.raw); err != nil {
+			if input.Digest, err = shard.PutContent(ctx, a.store, f.path, schemas.InputObject); err != nil {
 				return nil, err
 			}
+			input.Object = schemas.InputObject(input.Digest)
 			if suite {
-				if f.in.Name != "" {
-					input.Name = f.in.Name
-				} else {
-					input.Name = strings.TrimSuffix(path.Base(f.name), path.Ext(f.name))
-				}
-				l := lineage{
-					Stage: schemas.StagePrompts, Kind: "suite", Version: promptsVersion,
-					Inputs: []schemas.Digest{input.Digest}, Params: map[string]any{"import": prompts.Meaning(f.name, f.in), "name": input.Name},
-				}
-				ledger := schemas.Ledger{Planned: input.Rows, Kept: input.Rows}
-				ref, err := shard.Write(ctx, a.store, schemas.StagePrompts, l.key(), rows, ledger, l)
-				if err != nil {
+				if err := a.writeSuite(ctx, &input, f, rows); err != nil {
 					return nil, err
 				}
-				input.Shard = &ref
-			}
-			if suite && slices.ContainsFunc(out, func(in schemas.Input) bool { return in.Name == input.Name }) {
-				return nil, schemas.Errorf("import suites", f.name, schemas.InvalidInput, "there is another suite named %q", input.Name).
-					WithHint("Give each suite a name of its own: evaluate.suites[].name.")
+				if slices.ContainsFunc(out, func(in schemas.Input) bool { return in.Name == input.Name }) {
+					return nil, schemas.Errorf("import suites", f.name, schemas.InvalidInput, "there is another suite named %q", input.Name).
+						WithHint("Give each suite a name of its own: evaluate.suites[].name.")
+				}
 			}
 			out = append(out, input)
 		}
@@ -187,50 +190,102 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 	return out, nil
 }
 
-// readRows reads a file's prompts and checks them against the policy.
-func readRows(f file, p *policy.Policy, limit int, suite bool) ([]schemas.Prompt, error) {
-	rows, err := prompts.Read(f.name, f.raw, f.in)
-	if err != nil {
-		return nil, err
+func (a *Activities) writeSuite(ctx context.Context, input *schemas.Input, f file, rows []schemas.Prompt) error {
+	input.Name = cmp.Or(f.in.Name, strings.TrimSuffix(path.Base(f.name), path.Ext(f.name)))
+	l := lineage{
+		Stage: schemas.StagePrompts, Kind: "suite", Version: promptsVersion,
+		Inputs: []schemas.Digest{input.Digest}, Params: map[string]any{"import": prompts.Meaning(f.name, f.in), "name": input.Name},
 	}
-	if limit > 0 && len(rows) > limit {
-		rows = rows[:limit]
-	}
-	for i := range rows {
-		if !slices.Contains(p.Categories(), rows[i].Category) {
-			return nil, schemas.Errorf("import prompts", f.name, schemas.InvalidInput,
-				"row %d has category %q; the policy's are %v", i+1, rows[i].Category, p.Categories())
-		}
-		if !suite || rows[i].Expected != "" {
-			continue
-		}
-		switch rows[i].Intent {
-		case schemas.IntentHarmful:
-			rows[i].Expected = schemas.ActionRefuse
-		case schemas.IntentBenign:
-			rows[i].Expected = schemas.ActionComply
-		default:
-			return nil, schemas.Errorf("import suite", f.name, schemas.InvalidInput,
-				"row %d is borderline and has no label; give it a column \"expected\" (comply, safe-completion or refuse)", i+1)
-		}
-	}
-	return rows, nil
+	ref, err := shard.Write(ctx, a.store, schemas.StagePrompts, l.key(), rows, schemas.Ledger{Planned: input.Rows, Kept: input.Rows}, l)
+	input.Shard = &ref
+	return err
 }
 
-// open reads the files that an import names.
-func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS) (out []file, err error) {
+// scanFile hands the rows of a file on, the first limit ones where it isn't 0.
+func scanFile(path, name string, in schemas.Import, limit int, each func(schemas.Prompt) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return schemas.E("import prompts", name, schemas.InvalidInput, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return schemas.E("import prompts", name, schemas.InvalidInput, err)
+	}
+	n := 0
+	for p, err := range prompts.Scan(name, f, info.Size(), in) {
+		if err != nil {
+			return err
+		}
+		if n++; limit > 0 && n > limit {
+			return nil
+		}
+		if err := each(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkCategory refuses a row of a category that the policy doesn't have.
+func checkCategory(f file, row int, c schemas.Category, p *policy.Policy) error {
+	if slices.Contains(p.Categories(), c) {
+		return nil
+	}
+	return schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "row %d has category %q; the policy's are %v", row, c, p.Categories())
+}
+
+// countRows checks a file's training prompts and counts them.
+func countRows(f file, p *policy.Policy, limit int) (map[schemas.Category]int64, error) {
+	counts := map[schemas.Category]int64{}
+	row := 0
+	err := scanFile(f.path, f.name, f.in, limit, func(r schemas.Prompt) error {
+		row++
+		counts[r.Category]++
+		return checkCategory(f, row, r.Category, p)
+	})
+	return counts, err
+}
+
+// readSuite reads a suite's prompts, each with the label that says what is right.
+func readSuite(f file, p *policy.Policy) (rows []schemas.Prompt, err error) {
+	err = scanFile(f.path, f.name, f.in, 0, func(r schemas.Prompt) error {
+		rows = append(rows, r)
+		if err := checkCategory(f, len(rows), r.Category, p); err != nil {
+			return err
+		}
+		if r.Expected != "" {
+			return nil
+		}
+		expected := &rows[len(rows)-1].Expected
+		switch r.Intent {
+		case schemas.IntentHarmful:
+			*expected = schemas.ActionRefuse
+		case schemas.IntentBenign:
+			*expected = schemas.ActionComply
+		default:
+			return schemas.Errorf("import suite", f.name, schemas.InvalidInput,
+				"row %d is borderline and has no label; give it a column \"expected\" (comply, safe-completion or refuse)", len(rows))
+		}
+		return nil
+	})
+	return rows, err
+}
+
+// open finds the files that an import names, and copies those to dir that aren't on
+// this worker's disk.
+func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS, dir string) (out []file, err error) {
 	const op = "import prompts"
 	if in.Path == schemas.Builtin {
 		names, err := fs.Glob(builtin, "*/*.jsonl")
 		if err != nil {
 			return nil, err
 		}
+		if err := os.CopyFS(dir, builtin); err != nil {
+			return nil, schemas.E(op, in.Path, schemas.Unavailable, err)
+		}
 		for _, name := range names {
-			raw, err := fs.ReadFile(builtin, name)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, file{name, raw, in})
+			out = append(out, file{name, filepath.Join(dir, filepath.FromSlash(name)), in})
 		}
 		return out, nil
 	}
@@ -239,11 +294,12 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS)
 		if err != nil {
 			return nil, err
 		}
-		raw, _, err := store.Get(ctx, key)
+		path := filepath.Join(dir, "from-s3")
+		_, err = store.GetFile(ctx, key, path)
 		if schemas.KindOf(err) == schemas.NotFound {
 			return nil, schemas.E(op, in.Path, schemas.InvalidInput, err)
 		}
-		return []file{{in.Path, raw, in}}, err
+		return []file{{in.Path, path, in}}, err
 	}
 	names, err := filepath.Glob(in.Path)
 	if err != nil || len(names) == 0 {
@@ -251,11 +307,7 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS)
 			WithHint("Use %q, a path as the worker sees it, or an s3:// URI.", schemas.Builtin)
 	}
 	for _, name := range names {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			return nil, schemas.E(op, name, schemas.InvalidInput, err)
-		}
-		out = append(out, file{name, raw, in})
+		out = append(out, file{name, name, in})
 	}
 	return out, nil
 }

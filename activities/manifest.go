@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"runtime/debug"
 	"time"
@@ -63,10 +64,10 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 				ledger = ref.Ledger
 			}
 			m.Ledger.Add(ledger)
-			if t.Category != "" {
-				c := m.ByCategory[t.Category]
+			if category := cmp.Or(o.Category, t.Category); category != "" {
+				c := m.ByCategory[category]
 				c.Add(ledger)
-				m.ByCategory[t.Category] = c
+				m.ByCategory[category] = c
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -89,6 +90,13 @@ func (a *Activities) download(ctx context.Context, uri string) (string, error) {
 func (a *Activities) local(ctx context.Context, ref schemas.ModelRef) (string, error) {
 	dir := a.work("models", string(ref.Digest))
 	return dir, shard.GetFolder(ctx, a.store, ref.Prefix, dir)
+}
+
+// workRoot is the worker's folder for jobs, which it makes.
+func (a *Activities) workRoot() string {
+	dir := cmp.Or(a.config.Trainer.WorkDir, os.TempDir())
+	_ = os.MkdirAll(dir, 0o755) // who uses it fails and says why
+	return dir
 }
 
 // work is a path in the worker's folder for jobs. What lies there may be lost.

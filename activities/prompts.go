@@ -2,7 +2,10 @@ package activities
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -12,18 +15,11 @@ import (
 )
 
 // promptsVersion changes when the same files give other prompts.
-const promptsVersion = 1
+const promptsVersion = 2
 
-// prompts plans a task for every category and bucket.
-func (p *planner) prompts(ctx context.Context) (tasks []schemas.Task, err error) {
-	rows, err := p.importedPrompts(ctx, p.inputs.Prompts, p.Spec.Prompts.Limit)
-	if err != nil {
-		return nil, err
-	}
-	counts := map[schemas.Category]int{}
-	for _, r := range rows {
-		counts[r.Category]++
-	}
+// prompts plans one task: what is a duplicate can be told only by who has seen all
+// rows. It writes a shard for every category and bucket.
+func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
 	// Before anything is paid, on a queue that calls models.
 	for _, name := range []string{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
 		if _, err := p.client(name); err != nil {
@@ -32,91 +28,228 @@ func (p *planner) prompts(ctx context.Context) (tasks []schemas.Task, err error)
 	}
 	var inputs []schemas.Digest
 	var imports []schemas.Import
+	counts := map[schemas.Category]int64{}
+	var total int64
 	for _, in := range p.inputs.Prompts {
 		inputs = append(inputs, in.Digest)
 		imports = append(imports, prompts.Meaning(in.Name, in.Import))
+		for c, n := range in.ByCategory {
+			counts[c] += n
+			total += n
+		}
 	}
 	var suites []schemas.Digest
 	for _, in := range p.inputs.Suites {
 		suites = append(suites, in.Shard.Digest)
 	}
+	l := lineage{
+		Stage: schemas.StagePrompts, Version: promptsVersion, Inputs: inputs,
+		Params: map[string]any{
+			"imports": imports, "limit": p.Spec.Prompts.Limit, "suites": suites, "near_duplicates": p.Spec.Prompts.NearDuplicates,
+		},
+	}
+	t := newTask("import and remove duplicates", total, l)
+	most := int64(p.Spec.Prompts.RowsPerShard)
+	if most == 0 {
+		most = rowsPerShard(total)
+	}
 	for _, c := range slices.Sorted(maps.Keys(counts)) {
-		buckets := prompts.Buckets(counts[c], p.Spec.Prompts.RowsPerShard)
-		planned := make([]int64, buckets)
-		for _, r := range rows {
-			if r.Category == c {
-				planned[prompts.Bucket(r, buckets)]++
-			}
-		}
+		buckets := prompts.Buckets(counts[c], most)
 		for b := range buckets {
-			l := lineage{
-				Stage: schemas.StagePrompts, Version: promptsVersion, Inputs: inputs,
-				Params: map[string]any{"imports": imports, "limit": p.Spec.Prompts.Limit, "category": c, "bucket": b, "buckets": buckets, "suites": suites},
-			}
-			t := newTask(title("%s %d/%d", c, b+1, buckets), planned[b], l, schemas.OutputPrompts)
-			t.Category, t.Bucket, t.Buckets = c, b, buckets
-			tasks = append(tasks, t)
+			o := schemas.Output{Kind: schemas.OutputPrompts, Category: c, Bucket: b}
+			o.Key = l.bucket(o, buckets).key()
+			t.Outputs = append(t.Outputs, o)
 		}
 	}
-	return tasks, nil
+	return []schemas.Task{t}, nil
 }
 
-// Prompts writes one category's bucket of prompts: what is a duplicate or stands
-// in a suite is rejected.
+// bucket is the lineage of one shard of a task that writes many.
+func (l lineage) bucket(o schemas.Output, buckets int) lineage {
+	l = l.of(o.Kind)
+	l.Params = maps.Clone(l.Params)
+	l.Params["category"], l.Params["bucket"], l.Params["buckets"] = o.Category, o.Bucket, buckets
+	return l
+}
+
+// rowsPerShard keeps a small run's shards small, for progress to be seen, and a large
+// run's few, for its history to stay short.
+func rowsPerShard(total int64) int64 { return max(500, min(total/256, 4000)) }
+
+// Prompts writes the imported prompts: what is a duplicate or stands in a suite is
+// rejected. Rows pass through files, so that memory doesn't grow with them.
 func (a *Activities) Prompts(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
 	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		rows, err := a.importedPrompts(ctx, w.plan.Inputs.Prompts, w.spec.Prompts.Limit)
+		dir := a.work("import", string(w.Outputs[0].Key))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return schemas.E("import prompts", dir, schemas.Unavailable, err)
+		}
+		defer os.RemoveAll(dir)
+		suites, err := w.suites(ctx)
 		if err != nil {
 			return err
 		}
-		var suites []schemas.Prompt
-		for _, in := range w.plan.Inputs.Suites {
-			s, err := shard.Read[schemas.Prompt](ctx, a.store, *in.Shard)
-			if err != nil {
+		s, err := newSorting(dir, w)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		w.beat.total(w.Planned, "rows")
+		for _, in := range w.plan.Inputs.Prompts {
+			if err := s.read(ctx, dir, in, suites); err != nil {
 				return err
 			}
-			suites = append(suites, s...)
 		}
-		filter := prompts.NewFilter(suites)
-		var mine []schemas.Prompt
-		ledger := schemas.Ledger{Planned: w.Planned}
-		for _, r := range rows {
-			if r.Category != w.Category || prompts.Bucket(r, w.Buckets) != w.Bucket {
-				continue
-			}
-			r.Reason = filter.Reason(r)
-			ledger.Count(r.Reason)
-			mine = append(mine, r)
-		}
-		// By ID, so that the files' order doesn't change the bytes.
-		slices.SortStableFunc(mine, func(x, y schemas.Prompt) int { return strings.Compare(x.ID, y.ID) })
-		key, err := w.Output(schemas.OutputPrompts)
+		return s.write(ctx)
+	})
+}
+
+// suites reads what the evaluation suites consist of.
+func (w *work) suites(ctx context.Context) (*prompts.Suites, error) {
+	var all []schemas.Prompt
+	for _, in := range w.plan.Inputs.Suites {
+		rows, err := shard.Read[schemas.Prompt](ctx, w.store, *in.Shard)
 		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
+	}
+	return prompts.NewSuites(all), nil
+}
+
+// sorting is the way of the rows from their files to their buckets.
+type sorting struct {
+	w       *work
+	lineage lineage
+	outputs map[schemas.Category][]schemas.Output // by bucket
+	parts   int                                   // a power of two
+	spill   *prompts.Spill
+	near    *prompts.Near // nil where only exact duplicates count
+	rows    int
+}
+
+// partRows is how many rows are sorted in memory at a time, on average.
+const partRows = 16_000
+
+func newSorting(dir string, w *work) (*sorting, error) {
+	s := &sorting{w: w, outputs: map[schemas.Category][]schemas.Output{}, parts: min(prompts.Buckets(w.Planned, partRows), 512)}
+	for _, o := range w.Outputs {
+		s.outputs[o.Category] = append(s.outputs[o.Category], o)
+	}
+	err := json.Unmarshal(w.Lineage, &s.lineage)
+	if err != nil {
+		return nil, schemas.E("read lineage", w.Title, schemas.Internal, err)
+	}
+	if s.spill, err = prompts.NewSpill(dir, s.parts); err != nil {
+		return nil, err
+	}
+	if threshold := *w.spec.Prompts.NearDuplicates; threshold > 0 {
+		if s.near, err = prompts.NewNear(dir, threshold); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *sorting) close() {
+	s.spill.Close()
+	if s.near != nil {
+		s.near.Close()
+	}
+}
+
+// read parts a file's rows over the spill. The rows of a bucket come into one part.
+func (s *sorting) read(ctx context.Context, dir string, in schemas.Input, suites *prompts.Suites) error {
+	path := filepath.Join(dir, "input")
+	if _, err := s.w.store.GetFile(ctx, in.Object, path); err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	return scanFile(path, in.Name, in.Import, s.w.spec.Prompts.Limit, func(p schemas.Prompt) error {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		_, err = shard.Write(ctx, a.store, w.stage, key, mine, ledger, w.Lineage)
+		p.Expected = "" // a label is a suite's; training sees none
+		if suites.Contaminate(p) {
+			p.Reason = schemas.ReasonContaminated
+		}
+		if s.near != nil {
+			if err := s.near.Add(p); err != nil {
+				return err
+			}
+		}
+		buckets := len(s.outputs[p.Category])
+		if buckets == 0 {
+			return schemas.Errorf("import prompts", in.Name, schemas.Internal, "the plan has no shard for category %q", p.Category)
+		}
+		part := prompts.Bucket(prompts.Normal(p), buckets) & (s.parts - 1)
+		err := s.spill.Add(part, prompts.Row{Prompt: p, Number: s.rows})
+		s.rows++
+		s.w.beat.add(1)
 		return err
 	})
 }
 
-// importedPrompts reads all rows of the copied files, in import order.
-func (a *Activities) importedPrompts(ctx context.Context, inputs []schemas.Input, limit int) (rows []schemas.Prompt, err error) {
-	for _, in := range inputs {
-		raw, _, err := a.store.Get(ctx, in.Object)
+// write writes the shards, a part's at a time.
+func (s *sorting) write(ctx context.Context) error {
+	similar := func(int) bool { return false }
+	if s.near != nil {
+		s.w.beat.say("looking for near-duplicates")
+		found, err := s.near.Duplicates(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		part, err := prompts.Read(in.Name, raw, in.Import)
-		if err != nil {
-			return nil, err
-		}
-		if limit > 0 && len(part) > limit {
-			part = part[:limit]
-		}
-		for i := range part {
-			part[i].Expected = "" // a label is a suite's; training sees none
-		}
-		rows = append(rows, part...)
+		similar = found.Has
+		s.w.beat.say("")
 	}
-	return rows, nil
+	s.w.beat.total(int64(len(s.w.Outputs)), "shards")
+	type bucket struct {
+		category schemas.Category
+		number   int
+	}
+	for part := range s.parts {
+		rows, err := s.spill.Rows(part)
+		if err != nil {
+			return err
+		}
+		seen := map[string]bool{}
+		buckets := map[bucket][]schemas.Prompt{}
+		for _, r := range rows {
+			p, normal := r.Prompt, prompts.Normal(r.Prompt)
+			// Rows come in import order: of duplicates the earliest stays.
+			switch {
+			case seen[normal]:
+				p.Reason = schemas.ReasonDuplicate
+			case similar(r.Number):
+				p.Reason = schemas.ReasonNearDuplicate
+			}
+			seen[normal] = true
+			b := bucket{p.Category, prompts.Bucket(normal, len(s.outputs[p.Category]))}
+			buckets[b] = append(buckets[b], p)
+		}
+		for category, outputs := range s.outputs {
+			for number, o := range outputs {
+				if number&(s.parts-1) != part {
+					continue
+				}
+				if err := s.writeShard(ctx, o, buckets[bucket{category, number}]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sorting) writeShard(ctx context.Context, o schemas.Output, rows []schemas.Prompt) error {
+	ledger := schemas.Ledger{Planned: int64(len(rows))}
+	for _, r := range rows {
+		ledger.Count(r.Reason)
+	}
+	// By ID, so that the files' order doesn't change the bytes.
+	slices.SortStableFunc(rows, func(x, y schemas.Prompt) int { return strings.Compare(x.ID, y.ID) })
+	_, err := shard.Write(ctx, s.w.store, s.w.stage, o.Key, rows, ledger, s.lineage.bucket(o, len(s.outputs[o.Category])))
+	s.w.beat.add(1)
+	return err
 }

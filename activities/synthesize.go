@@ -31,9 +31,16 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 	if err != nil {
 		return nil, err
 	}
+	shards := map[schemas.Category]int{}
+	for _, o := range plan.Tasks[0].Outputs {
+		shards[o.Category]++
+	}
 	for i, ref := range m.Outputs[schemas.OutputPrompts] {
-		category := plan.Tasks[i].Category
-		cp, err := pol.For(category)
+		if ref.Ledger.Kept == 0 {
+			continue
+		}
+		from := plan.Tasks[0].Outputs[i]
+		cp, err := pol.For(from.Category)
 		if err != nil {
 			return nil, err
 		}
@@ -43,8 +50,8 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 			Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
 			Policy: cp.Digest, Models: []model{asked(teacher)},
 		}
-		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept*int64(s.Samples), l, schemas.OutputCompletions)
-		t.Category, t.Inputs = category, []schemas.ShardRef{ref}
+		t := newTask(title("%s %d/%d", from.Category, from.Bucket+1, shards[from.Category]), ref.Ledger.Kept*int64(s.Samples), l, schemas.OutputCompletions)
+		t.Category, t.Inputs = from.Category, []schemas.ShardRef{ref}
 		tasks = append(tasks, t)
 	}
 	return tasks, nil

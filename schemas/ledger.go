@@ -12,6 +12,7 @@ type Reason string
 // The reasons of rejection: final outcomes, asking again would not change them.
 const (
 	ReasonDuplicate      Reason = "duplicate"
+	ReasonNearDuplicate  Reason = "near duplicate"
 	ReasonContaminated   Reason = "contaminated"
 	ReasonRefused        Reason = "refused"   // the provider refused the content
 	ReasonTruncated      Reason = "truncated" // cut by length

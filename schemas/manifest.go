@@ -42,9 +42,13 @@ const (
 )
 
 // Output is one thing that a task writes: a shard, or a training job's result.
+// Category is that of a shard's rows, where they are all of one.
 type Output struct {
-	Kind string `json:"kind"`
-	Key  Key    `json:"key"`
+	Kind     string   `json:"kind"`
+	Key      Key      `json:"key"`
+	Category Category `json:"category,omitempty"`
+	// Bucket numbers the outputs of a category.
+	Bucket int `json:"bucket,omitempty"`
 }
 
 // Task is one unit of work of a stage: it reads shards and writes outputs whose
@@ -54,8 +58,6 @@ type Task struct {
 	Category Category        `json:"category,omitempty"`
 	Arm      Arm             `json:"arm,omitempty"`
 	Suite    string          `json:"suite,omitempty"`
-	Bucket   int             `json:"bucket,omitempty"`
-	Buckets  int             `json:"buckets,omitempty"`
 	Inputs   []ShardRef      `json:"inputs,omitempty"`
 	Model    *ModelRef       `json:"model,omitempty"`
 	Planned  int64           `json:"planned"`
@@ -169,6 +171,8 @@ type Input struct {
 	Digest Digest `json:"digest"`
 	Rows   int64  `json:"rows"`
 	Import Import `json:"import"`
+	// ByCategory parts the rows of training prompts.
+	ByCategory map[Category]int64 `json:"by_category,omitempty"`
 	// Shard holds a suite's prompts; training prompts are sharded by their stage.
 	Shard *ShardRef `json:"shard,omitempty"`
 }

@@ -43,7 +43,10 @@ type PromptsSpec struct {
 	Imports []Import `json:"imports,omitempty" jsonschema:"description=Files of prompts; by default the built-in ones"`
 	Limit   int      `json:"limit,omitempty" jsonschema:"description=Use only the first N prompts of each file; 0 uses all"`
 	// RowsPerShard bounds a shard; a category's buckets are a power of two.
-	RowsPerShard int `json:"rows_per_shard,omitempty" jsonschema:"default=500,description=Most prompts a shard"`
+	RowsPerShard int `json:"rows_per_shard,omitempty" jsonschema:"description=Most prompts a shard on average; by default 500 to 4000\\, by the run's size"`
+	// NearDuplicates is the share of its shingles that a prompt must share with an
+	// earlier one to be its duplicate.
+	NearDuplicates *float64 `json:"near_duplicates,omitempty" jsonschema:"default=0.8,description=Share of three-word runs that two prompts must have in common for the later one to be removed (0 to 1); 0 removes exact duplicates only"`
 }
 
 // Import is one file of prompts or of an evaluation suite.
@@ -141,7 +144,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	if len(s.Prompts.Imports) == 0 {
 		s.Prompts.Imports = []Import{{Path: Builtin}}
 	}
-	def(&s.Prompts.RowsPerShard, 500)
+	defPtr(&s.Prompts.NearDuplicates, 0.8)
 	def(&s.Synthesize.Teacher, "sim-teacher")
 	def(&s.Synthesize.Samples, 2)
 	defPtr(&s.Synthesize.Temperature, 1)
@@ -253,7 +256,8 @@ func (s RunSpec) Validate() error {
 	}
 	v.atLeast("seed", s.Seed, 0)
 	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)
-	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 1, 5000)
+	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 0, 5000)
+	v.between("prompts.near_duplicates", *s.Prompts.NearDuplicates, 0, 1)
 	v.between("synthesize.samples", float64(s.Synthesize.Samples), 1, 64)
 	v.between("synthesize.temperature", *s.Synthesize.Temperature, 0, 2)
 	v.atLeast("synthesize.max_tokens", int64(s.Synthesize.MaxTokens), 1)

@@ -5,8 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,15 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 
 	"precept/internal/shard"
 	"precept/schemas"
 	"precept/workflows"
 )
-
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
 func (s *stack) spec() schemas.RunSpec {
 	spec := schemas.RunSpec{Name: "e2e", Base: s.base}
@@ -35,28 +30,6 @@ func (s *stack) spec() schemas.RunSpec {
 	spec.Evaluate.PolicyArmPrompts = 1
 	spec.Gates = schemas.GatesSpec{Dataset: true, Release: true}
 	return spec
-}
-
-func (s *stack) startRun(id string, spec schemas.RunSpec) client.WorkflowRun {
-	s.Helper()
-	run, err := s.client.ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{
-		ID: id, TaskQueue: schemas.QueueFactory,
-		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-	}, workflows.FactoryName, spec)
-	if err != nil {
-		s.Fatal(err)
-	}
-	return run
-}
-
-func (s *stack) report(run client.WorkflowRun, limit time.Duration) (r schemas.RunReport) {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), limit)
-	defer cancel()
-	if err := run.Get(ctx, &r); err != nil {
-		s.Fatal(err)
-	}
-	return r
 }
 
 // TestKilledRunEnds kills the workers in the middle of synthesize and of sft; the

@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e || bench
 
 package e2e
 
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -19,11 +20,13 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
 
 	"precept/internal/shard"
 	"precept/schemas"
+	"precept/workflows"
 )
 
 // stack is a whole embedded stack in a folder of its own.
@@ -35,7 +38,8 @@ type stack struct {
 	simllm string // its URL
 	client client.Client
 	store  *shard.S3
-	base   string // the tiny model's folder
+	base   string         // the tiny model's folder
+	config map[string]any // the workers'
 }
 
 const (
@@ -94,14 +98,13 @@ func newStack(t *testing.T, flags ...string) *stack {
 		t.Fatal(err)
 	}
 	s.base = filepath.Join(s.dir, "tiny")
-	config := map[string]any{
+	s.config = map[string]any{
 		"store": map[string]any{"bucket": "precept", "endpoint": fmt.Sprintf("http://127.0.0.1:%d", s3Port), "region": "us-east-1", "path_style": true},
 		"endpoints": map[string]any{
 			"sim-teacher": s.endpoint("sim-teacher"), "sim-judge": s.endpoint("sim-judge"),
 		},
 		"trainer": map[string]any{"python": s.python(), "package": filepath.Join(root, "trainer"), "work_dir": filepath.Join(s.dir, "work")},
 	}
-	s.write("worker.json", config)
 	return s
 }
 
@@ -180,7 +183,7 @@ func (p *process) killAlone() {
 
 func (s *stack) worker(name, queues string) *process {
 	s.Helper()
-	return s.start(name, s.bin("worker"), "--config", filepath.Join(s.dir, "worker.json"), "--queues", queues)
+	return s.start(name, s.bin("worker"), "--config", s.write("worker.json", s.config), "--queues", queues)
 }
 
 // await polls until done.
@@ -309,3 +312,27 @@ func freePort(t *testing.T) int {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }
+
+func (s *stack) startRun(id string, spec schemas.RunSpec) client.WorkflowRun {
+	s.Helper()
+	run, err := s.client.ExecuteWorkflow(s.Context(), client.StartWorkflowOptions{
+		ID: id, TaskQueue: schemas.QueueFactory,
+		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+	}, workflows.FactoryName, spec)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return run
+}
+
+func (s *stack) report(run client.WorkflowRun, limit time.Duration) (r schemas.RunReport) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), limit)
+	defer cancel()
+	if err := run.Get(ctx, &r); err != nil {
+		s.Fatal(err)
+	}
+	return r
+}
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

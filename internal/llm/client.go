@@ -119,11 +119,6 @@ func (c *Client) timeout() time.Duration {
 	return c.endpoint.Timeout
 }
 
-// Key is the request key of r at c's endpoint.
-func (c *Client) Key(r Request) schemas.Key {
-	return c.endpoint.key(c.endpoint.fields(r), r.Sample)
-}
-
 // Ask answers r from the journal, or sends it and journals the answer; of equal
 // requests at the same time one is sent. Errors that may pass are retried a few
 // times; what is left is an error whose kind says whether later may be better.
@@ -132,38 +127,58 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if err := c.check(r); err != nil {
 		return Answer{}, Meta{}, err
 	}
-	fields := c.endpoint.fields(r)
-	meta := Meta{Key: c.endpoint.key(fields, r.Sample)}
+	q, err := c.endpoint.question(r)
+	if err != nil {
+		return Answer{}, Meta{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+	}
+	meta := Meta{Key: q.key()}
 	if err := c.flights.enter(ctx, meta.Key); err != nil {
 		return Answer{}, meta, c.unavailable(err, "waiting for an equal request: %v", err)
 	}
 	defer c.flights.leave(meta.Key)
-	raw, ok, err := c.journal.Lookup(ctx, meta.Key)
+	answer, found, err := c.recall(ctx, meta.Key)
 	if err != nil {
 		return Answer{}, meta, err
 	}
-	if ok {
-		var answer Answer
-		if err := json.Unmarshal(raw, &answer); err != nil {
-			return Answer{}, meta, schemas.E("read journaled answer", string(meta.Key), schemas.Internal, err)
-		}
+	if found && q.holds(answer) {
 		meta.Cached = true
 		return answer, meta, nil
 	}
-	body, err := c.endpoint.body(fields)
+	if limited, ok, err := c.recall(ctx, q.limitedKey()); ok || err != nil {
+		meta.Cached = ok
+		return limited, meta, err
+	}
+	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
 	}
-	answer, err := c.persist(ctx, body)
-	if err != nil {
+	if answer, err = c.persist(ctx, body); err != nil {
 		return Answer{}, meta, err
 	}
+	answer.Limit = q.limit
 	meta.USD = c.endpoint.price(answer.Usage)
-	raw, err = json.Marshal(answer)
-	if err != nil {
-		return answer, meta, schemas.E("journal answer", string(meta.Key), schemas.Internal, err)
+	// The key may be taken by an answer that this limit leaves no room for.
+	key := meta.Key
+	if found || answer.limited() {
+		key = q.limitedKey()
 	}
-	return answer, meta, c.journal.Append(meta.Key, raw)
+	raw, err := json.Marshal(answer)
+	if err != nil {
+		return answer, meta, schemas.E("journal answer", string(key), schemas.Internal, err)
+	}
+	return answer, meta, c.journal.Append(key, raw)
+}
+
+// recall looks for an answer in the journal.
+func (c *Client) recall(ctx context.Context, key schemas.Key) (answer Answer, ok bool, err error) {
+	raw, ok, err := c.journal.Lookup(ctx, key)
+	if !ok || err != nil {
+		return answer, false, err
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return answer, false, schemas.E("read journaled answer", string(key), schemas.Internal, err)
+	}
+	return answer, true, nil
 }
 
 func (c *Client) check(r Request) error {

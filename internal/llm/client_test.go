@@ -95,18 +95,18 @@ func TestAskSendsAndJournals(t *testing.T) {
 		"messages":    []any{map[string]any{"role": "system", "content": ""}, map[string]any{"role": "user", "content": "Hi <you>"}},
 		"temperature": 0.0,
 		"max_tokens":  7.0,
-		"seed":        float64(deriveSeed(request.Messages, 2)),
+		"seed":        float64(seedOf(t, request.Messages, 2)),
 		"top_k":       20.0,
 	}
 	if diff := cmp.Diff(wantBody, body); diff != "" {
 		t.Errorf("body (- want, + sent):\n%s", diff)
 	}
-	want := Answer{Content: "Hello", FinishReason: "stop", Model: "served-1", Fingerprint: "fp",
+	want := Answer{Content: "Hello", FinishReason: "stop", Model: "served-1", Fingerprint: "fp", Limit: 7,
 		Usage: Usage{PromptTokens: 10, CachedTokens: 4, CompletionTokens: 5}}
 	if diff := cmp.Diff(want, answer, cmpopts.IgnoreFields(Answer{}, "Seconds")); diff != "" {
 		t.Error(diff)
 	}
-	wantMeta := Meta{Key: c.Key(request), USD: (6*1 + 4*0.5 + 5*2) / 1e6}
+	wantMeta := Meta{Key: keyOf(t, c.Endpoint(), request), USD: (6*1 + 4*0.5 + 5*2) / 1e6}
 	if diff := cmp.Diff(wantMeta, meta, cmpopts.EquateApprox(0, 1e-12)); diff != "" {
 		t.Error(diff)
 	}
@@ -119,11 +119,78 @@ func TestAskSendsAndJournals(t *testing.T) {
 	}
 }
 
+func keyOf(t *testing.T, e Endpoint, r Request) schemas.Key {
+	t.Helper()
+	q, err := e.question(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q.key()
+}
+
+func seedOf(t *testing.T, messages []schemas.Message, sample int) int64 {
+	t.Helper()
+	q, err := endpoint().question(Request{Messages: messages, Sample: sample})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q.fields["seed"].(int64)
+}
+
+// TestAnotherLimit asks again only for what another limit changes.
+func TestAnotherLimit(t *testing.T) {
+	var limit atomic.Int64
+	limit.Store(-1)
+	// The model has 50 tokens to say.
+	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			MaxTokens int64 `json:"max_tokens"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			t.Error(err)
+		}
+		limit.Store(body.MaxTokens)
+		said, finish := int64(50), "stop"
+		if body.MaxTokens != 0 && body.MaxTokens < said {
+			said, finish = body.MaxTokens, "length"
+		}
+		fmt.Fprintf(w, `{"choices":[{"message":{"content":"%d tokens"},"finish_reason":%q}],"usage":{"completion_tokens":%d}}`, said, finish, said)
+	})
+	for _, step := range []struct {
+		limit int
+		sent  bool
+		want  string
+	}{
+		{10, true, "10 tokens"}, // cut
+		{10, false, "10 tokens"},
+		{20, true, "20 tokens"}, // cut later
+		{100, true, "50 tokens"},
+		{200, false, "50 tokens"},
+		{0, false, "50 tokens"},
+		{51, false, "50 tokens"}, // still room enough
+		{10, false, "10 tokens"},
+		{30, true, "30 tokens"}, // no room for it
+		{30, false, "30 tokens"},
+		{100, false, "50 tokens"},
+	} {
+		limit.Store(-1)
+		r := ask("Talk")
+		r.MaxTokens = step.limit
+		answer, meta, err := c.Ask(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent := limit.Load() != -1; sent != step.sent || meta.Cached == sent || answer.Content != step.want {
+			t.Errorf("limit %d: sent %v, cached %v, %q; want sent %v, %q", step.limit, sent, meta.Cached, answer.Content, step.sent, step.want)
+		}
+	}
+}
+
 func TestSeedsDiffer(t *testing.T) {
 	messages := ask("Hello").Messages
 	seen := map[int64]bool{}
 	for sample := range 100 {
-		seed := deriveSeed(messages, sample)
+		seed := seedOf(t, messages, sample)
 		if seed < 0 || seed > 1<<31-1 || seen[seed] {
 			t.Fatalf("seed %d of sample %d", seed, sample)
 		}
@@ -384,7 +451,7 @@ func TestNothingIsSent(t *testing.T) {
 	})
 	t.Run("broken entry", func(t *testing.T) {
 		c, journal := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("a request was sent") })
-		journal.Append(c.Key(ask("Hi")), []byte("{"))
+		journal.Append(keyOf(t, c.Endpoint(), ask("Hi")), []byte("{"))
 		if _, _, err := c.Ask(t.Context(), ask("Hi")); schemas.KindOf(err) != schemas.Internal {
 			t.Errorf("got %v", err)
 		}

@@ -6,7 +6,8 @@
 //   - Endpoint: where a model is served, under which name, at what price and
 //     within which limits.
 //   - Request key: the SHA-256 of the model's identity, everything that is sent
-//     and the sample number. URL and served name are no part of it.
+//     and the sample number. URL and served name are no part of it, nor is the
+//     limit of tokens, unless an answer was cut by it.
 //   - Answer: what the model finally said. A refusal of the content, a text that
 //     was cut by length and a request that exceeds the model's context are answers
 //     too: asking again would not change them.

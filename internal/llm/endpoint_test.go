@@ -130,9 +130,9 @@ func TestKey(t *testing.T) {
 			JSONSchema: &Schema{Name: "s", Schema: json.RawMessage(`{"type": "object"}`)},
 		}
 	}
-	key := func(e Endpoint, r Request) schemas.Key { return e.key(e.fields(r), r.Sample) }
+	key := func(e Endpoint, r Request) schemas.Key { return keyOf(t, e, r) }
 	base := key(endpoint(), request())
-	if want := schemas.Key("8bce1f1b96ede6504a5a6364e0d5aebeaf42db95d34041acffb324c2861b0862"); base != want {
+	if want := schemas.Key("4b55622de92893c21e301746cab067dc03a500ad3d500022fe8f4115875a3ed4"); base != want {
 		t.Errorf("the key of a request changed: %s", base)
 	}
 	for _, test := range []struct {
@@ -150,7 +150,8 @@ func TestKey(t *testing.T) {
 		{"no schema", func(e *Endpoint, _ *Request) { e.JSONMode = JSONNone }, false},
 		{"temperature", func(_ *Endpoint, r *Request) { r.Temperature = 0 }, false},
 		{"top_p", func(_ *Endpoint, r *Request) { r.TopP = 0 }, false},
-		{"max_tokens", func(_ *Endpoint, r *Request) { r.MaxTokens = 0 }, false},
+		{"max_tokens", func(_ *Endpoint, r *Request) { r.MaxTokens = 0 }, true},
+		{"an extra limit", func(e *Endpoint, _ *Request) { e.Extra = map[string]any{"max_tokens": 9} }, false},
 		{"seed", func(_ *Endpoint, r *Request) { r.Seed = 1 }, false},
 		{"sample", func(_ *Endpoint, r *Request) { r.Sample = 1 }, false},
 		{"messages", func(_ *Endpoint, r *Request) { r.Messages[0].Content = "Hello!" }, false},

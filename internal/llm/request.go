@@ -1,8 +1,11 @@
 package llm
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
+	"slices"
 	"strconv"
 
 	"precept/schemas"
@@ -36,6 +39,7 @@ type Answer struct {
 	Usage        Usage   `json:"usage"`
 	Model        string  `json:"model,omitempty"` // as the endpoint named it
 	Fingerprint  string  `json:"fingerprint,omitempty"`
+	Limit        int     `json:"limit,omitempty"` // the most tokens that were asked for
 	Seconds      float64 `json:"seconds"` // from sending the request to the whole reply
 }
 
@@ -52,6 +56,9 @@ func (a Answer) TooLong() bool { return a.FinishReason == finishTooLong }
 
 // Truncated reports whether the answer was cut by length.
 func (a Answer) Truncated() bool { return a.FinishReason == "length" }
+
+// limited reports whether the answer might be another one under another limit.
+func (a Answer) limited() bool { return a.Truncated() || a.TooLong() }
 
 // Usage is the tokens of one answer. CachedTokens are part of PromptTokens.
 type Usage struct {
@@ -94,54 +101,108 @@ func (e Endpoint) price(u Usage) float64 {
 	return (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
 }
 
-// fields is the body of r without the served name of the model, which is no part
-// of the request key.
-func (e Endpoint) fields(r Request) map[string]any {
-	seed := r.Seed
-	if seed == 0 {
-		seed = deriveSeed(r.Messages, r.Sample)
-	}
-	f := map[string]any{
-		"messages":    r.Messages,
-		"temperature": r.Temperature,
-		"seed":        seed,
-	}
-	if r.TopP != 0 {
-		f["top_p"] = r.TopP
-	}
-	if r.MaxTokens != 0 {
-		field := e.MaxTokensField
-		if field == "" {
-			field = "max_tokens"
-		}
-		f[field] = r.MaxTokens
-	}
-	if r.JSONSchema != nil && e.JSONMode != JSONNone {
-		f["response_format"] = map[string]any{"type": "json_schema", "json_schema": r.JSONSchema}
-	}
-	maps.Copy(f, e.Extra)
-	maps.DeleteFunc(f, func(_ string, v any) bool { return v == nil })
-	return f
+// question is a request as an endpoint is asked it. The messages are encoded once, and
+// digested once: they may hold a whole policy.
+type question struct {
+	endpoint Endpoint
+	messages []byte         // canonical JSON
+	digest   schemas.Digest // of messages
+	fields   map[string]any // what is sent beside messages, served name and limit
+	limit    int            // most tokens of the answer; 0 is no limit
+	sample   int
 }
 
-func (e Endpoint) key(fields map[string]any, sample int) schemas.Key {
+func (e Endpoint) question(r Request) (question, error) {
+	q := question{endpoint: e, limit: r.MaxTokens, sample: r.Sample}
+	var err error
+	if q.messages, err = encodeMessages(r.Messages); err != nil {
+		return q, err
+	}
+	q.digest = schemas.DigestBytes(q.messages)
+	q.fields = map[string]any{"temperature": r.Temperature, "seed": r.Seed}
+	if r.Seed == 0 {
+		q.fields["seed"] = seed(q.digest, r.Sample)
+	}
+	if r.TopP != 0 {
+		q.fields["top_p"] = r.TopP
+	}
+	if r.JSONSchema != nil && e.JSONMode != JSONNone {
+		q.fields["response_format"] = map[string]any{"type": "json_schema", "json_schema": r.JSONSchema}
+	}
+	maps.Copy(q.fields, e.Extra)
+	if _, ok := e.Extra[e.limitField()]; ok {
+		q.limit = 0 // the configuration has the last word
+	}
+	maps.DeleteFunc(q.fields, func(_ string, v any) bool { return v == nil })
+	return q, nil
+}
+
+// encodeMessages writes messages as canonical JSON: sorted names, nothing escaped for
+// HTML.
+func encodeMessages(messages []schemas.Message) ([]byte, error) {
+	type message struct {
+		Content string `json:"content"`
+		Role    string `json:"role"`
+	}
+	sorted := make([]message, len(messages))
+	for i, m := range messages {
+		sorted[i] = message{m.Content, m.Role}
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(sorted)
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
+}
+
+func (e Endpoint) limitField() string { return cmp.Or(e.MaxTokensField, "max_tokens") }
+
+// key is the request key. The limit is no part of it: an answer that ended by itself
+// is the same under every limit that leaves it room.
+func (q question) key() schemas.Key {
 	return schemas.DigestOf(map[string]any{
-		"model":   e.Identity(),
-		"request": fields,
-		"sample":  sample,
+		"model":    q.endpoint.Identity(),
+		"messages": q.digest,
+		"request":  q.fields,
+		"sample":   q.sample,
 	})
 }
 
-func (e Endpoint) body(fields map[string]any) ([]byte, error) {
-	f := maps.Clone(fields)
-	f["model"] = e.Model
-	return schemas.CanonicalJSON(f)
+// limitedKey is the key of an answer that follows from the limit: one that was cut.
+func (q question) limitedKey() schemas.Key {
+	return schemas.DigestOf(map[string]any{"request": q.key(), "limit": q.limit})
 }
 
-// deriveSeed makes samples differ, and lets a repeated request be told from
-// another sample by its body alone. It has 31 bits, which every server takes.
-func deriveSeed(messages []schemas.Message, sample int) int64 {
-	d := schemas.DigestOf(map[string]any{"messages": messages, "sample": sample})
+// holds reports whether a, an answer under q's key, is what q would be answered.
+func (q question) holds(a Answer) bool {
+	switch {
+	case a.limited():
+		return false
+	case q.limit == 0, a.Limit != 0 && q.limit >= a.Limit:
+		return true
+	}
+	// A model counts its end among the tokens or not.
+	return a.Usage.CompletionTokens > 0 && int64(q.limit) > a.Usage.CompletionTokens
+}
+
+// body is what is sent.
+func (q question) body() ([]byte, error) {
+	rest := maps.Clone(q.fields)
+	rest["model"] = q.endpoint.Model
+	if q.limit != 0 {
+		rest[q.endpoint.limitField()] = q.limit
+	}
+	raw, err := schemas.CanonicalJSON(rest)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]byte(`{"messages":`), q.messages, []byte(","), raw[1:]), nil
+}
+
+// seed makes samples differ, and lets a repeated request be told from another sample
+// by its body alone. It has 31 bits, which every server takes.
+func seed(messages schemas.Digest, sample int) int64 {
+	d := schemas.DigestOf([]any{messages, sample})
 	n, err := strconv.ParseUint(string(d[:8]), 16, 32)
 	if err != nil {
 		panic(err) // a digest is hexadecimal

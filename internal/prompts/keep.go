@@ -2,6 +2,8 @@ package prompts
 
 import (
 	"hash/fnv"
+	"io"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -32,68 +34,67 @@ func words(s string) []string {
 	})
 }
 
-// Bucket is the bucket, of a power of two, that a prompt falls into. Duplicates
-// of a category share one.
-func Bucket(p schemas.Prompt, buckets int) int {
+// Normal is what duplicates share: the category and the normal form.
+func Normal(p schemas.Prompt) string { return string(p.Category) + "\n" + normal(p.Messages) }
+
+// Bucket is the bucket, of a power of two, of a row with this normal form. Duplicates
+// share one.
+func Bucket(normal string, buckets int) int {
 	h := fnv.New32a()
-	h.Write([]byte(normal(p.Messages)))
+	io.WriteString(h, normal)
 	return int(h.Sum32()) & (buckets - 1)
 }
 
 // Buckets is the number of buckets for n rows with at most most in each on
 // average.
-func Buckets(n, most int) int {
+func Buckets(n, most int64) int {
 	b := 1
-	for b*most < n {
+	for int64(b)*most < n {
 		b *= 2
 	}
 	return b
 }
 
-// Filter decides which prompts stay.
-type Filter struct {
-	seen  map[string]bool
-	grams map[string]bool
-}
+// Suites knows what evaluation suites consist of.
+type Suites struct{ grams map[string]bool }
 
-// gram is how many words in a row, shared with a suite, remove a prompt; a
+// overlap is how many words in a row, shared with a suite, remove a prompt; a
 // shorter prompt is removed when a suite has the whole of it.
-const gram = 8
+const overlap = 8
 
-// NewFilter returns a filter that removes duplicates and what overlaps suites.
-func NewFilter(suites []schemas.Prompt) *Filter {
-	f := &Filter{seen: map[string]bool{}, grams: map[string]bool{}}
-	for _, p := range suites {
-		for _, g := range grams(words(p.Text())) {
-			f.grams[g] = true
+// NewSuites takes the prompts of all suites.
+func NewSuites(prompts []schemas.Prompt) *Suites {
+	s := &Suites{grams: map[string]bool{}}
+	for _, p := range prompts {
+		for _, g := range grams(textWords(p), overlap) {
+			s.grams[g] = true
 		}
 	}
-	return f
+	return s
 }
 
-// Reason tells why p goes, or is empty when it stays. Prompts are shown in import
-// order: of duplicates the earliest stays.
-func (f *Filter) Reason(p schemas.Prompt) schemas.Reason {
-	n := string(p.Category) + "\n" + normal(p.Messages)
-	if f.seen[n] {
-		return schemas.ReasonDuplicate
-	}
-	f.seen[n] = true
-	for _, g := range grams(words(p.Text())) {
-		if f.grams[g] {
-			return schemas.ReasonContaminated
-		}
-	}
-	return ""
+// Contaminate reports whether p shares a run of words with a suite.
+func (s *Suites) Contaminate(p schemas.Prompt) bool {
+	return slices.ContainsFunc(grams(textWords(p), overlap), func(g string) bool { return s.grams[g] })
 }
 
-func grams(w []string) []string {
-	if len(w) <= gram {
+// textWords are the words of the last user turn. Of a text of nothing but signs it is
+// the text.
+func textWords(p schemas.Prompt) []string {
+	if w := words(p.Text()); len(w) > 0 {
+		return w
+	}
+	return []string{p.Text()}
+}
+
+// grams lists the runs of n words; a shorter text is one of its own.
+func grams(w []string, n int) []string {
+	if len(w) <= n {
 		return []string{strings.Join(w, " ")}
 	}
-	out := make([]string, 0, len(w)-gram+1)
-	for i := 0; i+gram <= len(w); i++ {
-		out = append(out, strings.Join(w[i:i+gram], " "))
+	out := make([]string, 0, len(w)-n+1)
+	for i := 0; i+n <= len(w); i++ {
+		out = append(out, strings.Join(w[i:i+n], " "))
 	}
 	return out
 }

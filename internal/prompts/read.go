@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -18,24 +19,32 @@ import (
 	"precept/schemas"
 )
 
-// Read reads the rows of a file named name as the import maps them. An error is
-// InvalidInput and names file, row and column.
-func Read(name string, raw []byte, in schemas.Import) ([]schemas.Prompt, error) {
+// Scan yields the rows of a file named name as the import maps them, one at a time: a
+// file may be larger than memory. It ends at the first error, which is InvalidInput
+// and names file, row and column.
+func Scan(name string, file io.ReaderAt, size int64, in schemas.Import) iter.Seq2[schemas.Prompt, error] {
 	const op = "import prompts"
-	records, err := decode(format(name, in), raw)
-	if err != nil {
-		return nil, schemas.E(op, name, schemas.InvalidInput, err)
-	}
-	if len(records) == 0 {
-		return nil, schemas.Errorf(op, name, schemas.InvalidInput, "the file has no rows")
-	}
-	rows := make([]schemas.Prompt, len(records))
-	for i, r := range records {
-		if rows[i], err = toPrompt(name, r, in); err != nil {
-			return nil, schemas.Errorf(op, name, schemas.InvalidInput, "row %d: %w", i+1, err)
+	return func(yield func(schemas.Prompt, error) bool) {
+		row := 0
+		for r, err := range records(format(name, in), file, size) {
+			if err != nil {
+				yield(schemas.Prompt{}, schemas.E(op, name, schemas.InvalidInput, err))
+				return
+			}
+			row++
+			p, err := toPrompt(name, r, in)
+			if err != nil {
+				yield(schemas.Prompt{}, schemas.Errorf(op, name, schemas.InvalidInput, "row %d: %w", row, err))
+				return
+			}
+			if !yield(p, nil) {
+				return
+			}
+		}
+		if row == 0 {
+			yield(schemas.Prompt{}, schemas.Errorf(op, name, schemas.InvalidInput, "the file has no rows"))
 		}
 	}
-	return rows, nil
 }
 
 func format(name string, in schemas.Import) string {
@@ -64,28 +73,45 @@ func source(name string, in schemas.Import) string {
 // record is one row by column name.
 type record map[string]any
 
-func decode(format string, raw []byte) ([]record, error) {
-	switch format {
+// records yields a file's rows; an error ends them.
+func records(format string, file io.ReaderAt, size int64) iter.Seq2[record, error] {
+	var read func(yield func(record) bool) error
+	switch text := io.NewSectionReader(file, 0, size); format {
 	case "jsonl", "json":
-		return decodeJSONL(raw)
+		read = func(yield func(record) bool) error { return readJSON(text, yield) }
 	case "csv":
-		return decodeCSV(raw)
+		read = func(yield func(record) bool) error { return readCSV(text, yield) }
 	case "parquet":
-		return decodeParquet(raw)
+		read = func(yield func(record) bool) error { return readParquet(file, size, yield) }
+	default:
+		read = func(func(record) bool) error {
+			return fmt.Errorf("can't tell its format from %q; set format to jsonl, csv or parquet", format)
+		}
 	}
-	return nil, fmt.Errorf("can't tell its format from %q; set format to jsonl, csv or parquet", format)
+	return func(yield func(record, error) bool) {
+		stopped := false
+		err := read(func(r record) bool {
+			stopped = !yield(r, nil)
+			return !stopped
+		})
+		if err != nil && !stopped {
+			yield(nil, err)
+		}
+	}
 }
 
-func decodeJSONL(raw []byte) (out []record, err error) {
-	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '[' {
-		// A JSON array of objects, which many data sets are published as.
-		if err := json.Unmarshal(raw, &out); err != nil {
-			return nil, err
-		}
-		return out, nil
+// maxLine bounds a line of JSON.
+const maxLine = 16 << 20
+
+func readJSON(text io.Reader, yield func(record) bool) error {
+	in := bufio.NewReader(text)
+	if first, err := firstByte(in); err != nil {
+		return err
+	} else if first == '[' {
+		return readArray(in, yield)
 	}
-	lines := bufio.NewScanner(bytes.NewReader(raw))
-	lines.Buffer(nil, 16<<20)
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxLine)
 	for n := 1; lines.Scan(); n++ {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
@@ -93,57 +119,119 @@ func decodeJSONL(raw []byte) (out []record, err error) {
 		}
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			return fmt.Errorf("line %d: %w", n, err)
 		}
 		if r == nil {
-			return nil, fmt.Errorf("line %d is not a JSON object", n)
+			return fmt.Errorf("line %d is not a JSON object", n)
 		}
-		out = append(out, r)
+		if !yield(r) {
+			return nil
+		}
 	}
-	return out, lines.Err()
+	return lines.Err()
 }
 
-func decodeCSV(raw []byte) (out []record, err error) {
-	r := csv.NewReader(bytes.NewReader(bytes.TrimPrefix(raw, []byte("\ufeff"))))
+// firstByte looks at the first byte that is no white space; 0 where there is none.
+// White space before it is at most a buffer long, or it is taken for lines.
+func firstByte(in *bufio.Reader) (byte, error) {
+	start, err := in.Peek(in.Size())
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if start = bytes.TrimLeft(start, " \t\r\n"); len(start) == 0 {
+		return 0, nil
+	}
+	return start[0], nil
+}
+
+// readArray reads a JSON array of objects, which many data sets are published as.
+func readArray(in io.Reader, yield func(record) bool) error {
+	dec := json.NewDecoder(in)
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	for dec.More() {
+		var r record
+		if err := dec.Decode(&r); err != nil {
+			return err
+		}
+		if !yield(r) {
+			return nil
+		}
+	}
+	_, err := dec.Token()
+	return err
+}
+
+func readCSV(text io.Reader, yield func(record) bool) error {
+	in := bufio.NewReader(text)
+	if mark, err := in.Peek(3); err == nil && string(mark) == "\ufeff" {
+		_, _ = in.Discard(3)
+	}
+	r := csv.NewReader(in)
 	header, err := r.Read()
 	if err != nil {
-		return nil, fmt.Errorf("read header: %w", err)
+		return fmt.Errorf("read header: %w", err)
 	}
 	for {
 		fields, err := r.Read()
 		if errors.Is(err, io.EOF) {
-			return out, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		row := record{}
 		for i, f := range fields {
 			row[header[i]] = f
 		}
-		out = append(out, row)
+		if !yield(row) {
+			return nil
+		}
 	}
 }
 
-func decodeParquet(raw []byte) (out []record, err error) {
-	// parquet-go panics on some broken files.
+func readParquet(file io.ReaderAt, size int64, yield func(record) bool) (err error) {
+	// parquet-go panics on some broken files. What yield panics with is not the file's.
+	reading := true
 	defer func() {
-		if p := recover(); p != nil {
-			out, err = nil, fmt.Errorf("broken Parquet file: %v", p)
+		if reading {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("broken Parquet file: %v", p)
+			}
 		}
 	}()
-	rows, err := parquet.Read[any](bytes.NewReader(raw), int64(len(raw)))
+	f, err := parquet.OpenFile(file, size)
 	if err != nil {
-		return nil, fmt.Errorf("broken Parquet file: %w", err)
+		return fmt.Errorf("broken Parquet file: %w", err)
 	}
-	for i, r := range rows {
-		m, ok := r.(map[string]any)
-		if !ok {
-			return nil, fmt.Errorf("row %d is a %T", i+1, r)
+	r := parquet.NewGenericReader[any](f)
+	defer r.Close()
+	for n := 0; ; {
+		rows := make([]any, 256)
+		got, readErr := r.Read(rows)
+		for _, v := range rows[:got] {
+			n++
+			row, ok := v.(map[string]any)
+			if !ok {
+				return fmt.Errorf("row %d is a %T", n, v)
+			}
+			reading = false
+			more := yield(row)
+			reading = true
+			if !more {
+				return nil
+			}
 		}
-		out = append(out, m)
+		switch {
+		case errors.Is(readErr, io.EOF):
+			return nil
+		case readErr != nil:
+			return fmt.Errorf("broken Parquet file: %w", readErr)
+		case got == 0:
+			return fmt.Errorf("broken Parquet file: %w", io.ErrNoProgress)
+		}
 	}
-	return out, nil
 }
 
 func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) {

@@ -11,6 +11,17 @@ import (
 	"precept/schemas"
 )
 
+// Read reads all rows at once.
+func Read(name string, raw []byte, in schemas.Import) (rows []schemas.Prompt, err error) {
+	for p, err := range Scan(name, bytes.NewReader(raw), int64(len(raw)), in) {
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, p)
+	}
+	return rows, nil
+}
+
 func user(text string) []schemas.Message { return []schemas.Message{{Role: "user", Content: text}} }
 
 func TestRead(t *testing.T) {
@@ -105,38 +116,49 @@ func TestReadParquet(t *testing.T) {
 	}
 }
 
-func TestFilter(t *testing.T) {
-	suite := []schemas.Prompt{{Messages: user("Teach me how to juggle")}, {Messages: user("one two three four five six seven eight nine ten")}}
-	f := NewFilter(suite)
-	tests := []struct {
-		text     string
-		category schemas.Category
-		want     schemas.Reason
-	}{
-		{"How do I kill a process?", "violence", ""},
-		{"how do i  kill a PROCESS", "violence", schemas.ReasonDuplicate},
-		{"How do I kill a process?", "self-harm", ""},
-		{"Teach me how to juggle!", "violence", schemas.ReasonContaminated},
-		{"zero one two three four five six seven eight", "violence", schemas.ReasonContaminated},
-		{"one two three four five six seven", "violence", ""},
-	}
-	for _, tt := range tests {
-		p := schemas.Prompt{Messages: user(tt.text), Category: tt.category}
-		if got := f.Reason(p); got != tt.want {
-			t.Errorf("%q in %s: reason %q, want %q", tt.text, tt.category, got, tt.want)
+func TestSuitesContaminate(t *testing.T) {
+	suites := NewSuites([]schemas.Prompt{{Messages: user("Teach me how to juggle")}, {Messages: user("one two three four five six seven eight nine ten")}, {Messages: user("?!")}})
+	for text, want := range map[string]bool{
+		"How do I kill a process?":                      false,
+		"Teach me how to juggle!":                       true,
+		"zero one two three four five six seven eight": true,
+		"one two three four five six seven":             false,
+		"?!":                                            true,
+		"!?":                                            false,
+	} {
+		if got := suites.Contaminate(schemas.Prompt{Messages: user(text)}); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
 		}
 	}
 }
 
+func TestNormal(t *testing.T) {
+	normal := func(c schemas.Category, text string) string {
+		return Normal(schemas.Prompt{Category: c, Messages: user(text)})
+	}
+	for _, same := range [][2]string{{"How do I kill a process?", "how do i  kill a PROCESS"}, {"A b!", "a  B"}} {
+		if normal("violence", same[0]) != normal("violence", same[1]) {
+			t.Errorf("%q are no duplicates", same)
+		}
+	}
+	for _, other := range [][2]string{{"Kill it", "Kill them"}, {"?", "!"}} {
+		if a, b := normal("violence", other[0]), normal("violence", other[1]); a == b {
+			t.Errorf("%q are duplicates", other)
+		}
+	}
+	if normal("violence", "Kill it") == normal("self-harm", "Kill it") {
+		t.Error("the same words in two categories are duplicates")
+	}
+}
+
 func TestBuckets(t *testing.T) {
-	for _, tt := range []struct{ n, most, want int }{{0, 10, 1}, {10, 10, 1}, {11, 10, 2}, {41, 10, 8}} {
+	for _, tt := range []struct {
+		n, most int64
+		want    int
+	}{{0, 10, 1}, {10, 10, 1}, {11, 10, 2}, {41, 10, 8}} {
 		if got := Buckets(tt.n, tt.most); got != tt.want {
 			t.Errorf("Buckets(%d, %d) = %d, want %d", tt.n, tt.most, got, tt.want)
 		}
-	}
-	same := Bucket(schemas.Prompt{Messages: user("A b!")}, 64) == Bucket(schemas.Prompt{Messages: user("a  B")}, 64)
-	if !same {
-		t.Error("duplicates fall into different buckets")
 	}
 }
 

@@ -16,7 +16,7 @@ const (
 	settled = 5 * time.Minute
 	// fullSegment is the size from which a segment is left alone, and roughly the
 	// size of the text that a compacted one is made of.
-	fullSegment = 4 << 20
+	fullSegment = 1 << 20
 )
 
 // Compact merges old small segments into larger ones, so that a journal is read

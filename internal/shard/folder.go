@@ -153,6 +153,27 @@ func PutFolder(ctx context.Context, s Store, dir string, prefix func(schemas.Dig
 	return folder.Digest, err
 }
 
+// PutContent stores a file under the key that its digest gives, unless it is there.
+func PutContent(ctx context.Context, s Store, path string, key func(schemas.Digest) string) (schemas.Digest, error) {
+	const op = "store file"
+	digest, size, err := digestFile(path)
+	if err != nil {
+		return "", fileError(op, path, err)
+	}
+	if err := putFile(ctx, s, key(digest), path, File{Path: path, Digest: digest, Size: size}); err != nil {
+		return "", err
+	}
+	// What was stored must be what was read.
+	again, _, err := digestFile(path)
+	if err != nil {
+		return "", fileError(op, path, err)
+	}
+	if again != digest {
+		return "", schemas.Errorf(op, path, schemas.Conflict, "the file changed while it was stored")
+	}
+	return digest, nil
+}
+
 func putFile(ctx context.Context, s Store, key, path string, file File) error {
 	info, err := s.Head(ctx, key)
 	if err == nil && info.Meta[metaDigest] == string(file.Digest) && info.Size == file.Size {

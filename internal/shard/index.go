@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -12,49 +13,37 @@ import (
 	"precept/schemas"
 )
 
-// index says where in the journal's segments each key's value is. Small values,
-// up to a sum, it holds itself. A partition's segments are read when a key of it is
-// first looked up, each once; segments that come later are found by listing again.
+// index says in which segments of the journal a key's value is. It holds eight bytes
+// a key, so that its memory hardly grows with a run; values are read from their
+// segments, of which the latest used stay unpacked. A partition's segments are read
+// when a key of it is first looked up, each once; those that come later, or go with a
+// compaction, are found by listing again.
 type index struct {
 	store      Store
 	options    JournalOptions
 	partitions [partitions]*partition
-
-	mu     sync.Mutex // guards what follows, and the partitions
-	values int64      // bytes of values held
-	recent []opened   // segments read again, the latest last
+	unpacked   *unpacked
 }
 
 type partition struct {
 	reading chan struct{} // held by the one who lists and reads
-	listed  time.Time
-	known   map[string]bool // segments
-	entries map[requestKey]entry
+
+	mu     sync.RWMutex // guards what follows
+	listed time.Time
+	// names are the segments by number, in the order in which they were found; the
+	// name of one that is gone is empty. numbers is the reverse, without those.
+	names   []string
+	numbers map[string]uint64
+	keys    table
 }
 
-type entry struct {
-	value   []byte // nil when it is not held
-	segment string
-	ordinal int
-}
-
-type opened struct {
-	segment string
-	records []record
-}
-
-const (
-	// chunk is how many segments are read before they are put into the index.
-	chunk = 64
-	// maxRecent is how many segments stay unpacked for lookups of values not held.
-	maxRecent = 4
-)
+// chunk is how many segments are read before they are put into the index.
+const chunk = 64
 
 func newIndex(store Store, options JournalOptions) *index {
-	x := &index{store: store, options: options}
+	x := &index{store: store, options: options, unpacked: newUnpacked(options.MaxValues)}
 	for i := range x.partitions {
-		x.partitions[i] = &partition{reading: make(chan struct{}, 1)}
-		x.partitions[i].forget()
+		x.partitions[i] = &partition{reading: make(chan struct{}, 1), numbers: map[string]uint64{}}
 	}
 	return x
 }
@@ -71,177 +60,149 @@ func (p *partition) lock(ctx context.Context) error {
 
 func (p *partition) unlock() { <-p.reading }
 
-func (p *partition) forget() {
-	p.listed, p.known, p.entries = time.Time{}, map[string]bool{}, map[requestKey]entry{}
-}
-
-func (x *index) find(k requestKey) (entry, bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	e, ok := x.partitions[k.partition()].entries[k]
-	return e, ok
-}
-
-func (x *index) has(k requestKey) bool {
-	_, ok := x.find(k)
-	return ok
-}
-
-// add takes the records of a segment.
-func (x *index) add(partition int, name string, records []record) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	p := x.partitions[partition]
-	p.known[name] = true
-	for i, r := range records {
-		if _, ok := p.entries[r.key]; ok {
-			continue
+// segments are those that may hold k, the earliest first.
+func (p *partition) segments(k requestKey) (names []string) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, number := range p.keys.find(k) {
+		if name := p.names[number]; name != "" {
+			names = append(names, name)
 		}
-		e := entry{segment: name, ordinal: i}
-		if size := int64(len(r.value)); x.values+size <= x.options.MaxValues {
-			x.values += size
-			e.value = append([]byte{}, r.value...)
-		}
-		p.entries[r.key] = e
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// add takes the keys of a segment.
+func (p *partition) add(name string, records []record) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.numbers[name]; ok {
+		return
+	}
+	number := uint64(len(p.names))
+	p.names = append(p.names, name)
+	p.numbers[name] = number
+	for _, r := range records {
+		p.keys.add(r.key, number)
 	}
 }
 
+// add takes a segment that was just written.
+func (x *index) add(partition int, name string, records []record) {
+	x.unpacked.keep(name, records)
+	x.partitions[partition].add(name, records)
+}
+
 func (x *index) lookup(ctx context.Context, k requestKey) (value []byte, ok bool, err error) {
+	p := x.partitions[k.partition()]
 	for range 3 {
-		e, ok := x.find(k)
-		if !ok {
-			if err := x.refresh(ctx, k.partition(), x.options.RefreshEvery); err != nil {
+		names := p.segments(k)
+		if len(names) == 0 {
+			if err := x.refresh(ctx, k.partition(), time.Now().Add(-x.options.RefreshEvery)); err != nil {
 				return nil, false, err
 			}
-			if e, ok = x.find(k); !ok {
+			if names = p.segments(k); len(names) == 0 {
 				return nil, false, nil
 			}
 		}
-		if e.value != nil {
-			return bytes.Clone(e.value), true, nil
-		}
-		value, err := x.read(ctx, k, e)
+		begun := time.Now()
+		value, ok, err := x.read(ctx, k, names)
 		if schemas.KindOf(err) != schemas.NotFound {
-			return value, err == nil, err
+			return value, ok, err
 		}
 		// A compaction has moved the value elsewhere.
-		if err := x.forget(ctx, k.partition(), e.segment); err != nil {
+		if err := x.refresh(ctx, k.partition(), begun); err != nil {
 			return nil, false, err
 		}
 	}
 	return nil, false, schemas.Errorf("look up in the journal", k.String(), schemas.Unavailable, "its segments keep moving")
 }
 
-// read gets a value that is not held in memory.
-func (x *index) read(ctx context.Context, k requestKey, e entry) ([]byte, error) {
-	records, ok := x.reopen(e.segment)
-	if !ok {
-		body, _, err := x.store.Get(ctx, e.segment)
+// read gets the first value of k in segments, any of which may be without it.
+func (x *index) read(ctx context.Context, k requestKey, names []string) (value []byte, ok bool, err error) {
+	for _, name := range names {
+		values, err := x.unpacked.get(name, func() ([]record, error) {
+			return readSegment(ctx, x.store, x.options, name)
+		})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if records, err = decodeSegment(body); err != nil {
-			return nil, schemas.E("read journal segment", e.segment, schemas.Internal, err)
+		if value, ok := values[k]; ok {
+			return bytes.Clone(value), true, nil
 		}
-		x.mu.Lock()
-		x.recent = append(x.recent, opened{e.segment, records})
-		x.recent = x.recent[max(0, len(x.recent)-maxRecent):]
-		x.mu.Unlock()
 	}
-	if e.ordinal >= len(records) || records[e.ordinal].key != k {
-		return nil, schemas.Errorf("read journal segment", e.segment, schemas.Internal, "it has changed")
-	}
-	return bytes.Clone(records[e.ordinal].value), nil
+	return nil, false, nil
 }
 
-func (x *index) reopen(segment string) ([]record, bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, o := range x.recent {
-		if o.segment == segment {
-			return o.records, true
-		}
-	}
-	return nil, false
-}
-
-// forget drops what is known of a partition, because a segment of it is gone. It has
-// no effect when somebody else has done it since.
-func (x *index) forget(ctx context.Context, partition int, gone string) error {
+// refresh lists a partition, unless it was listed after a time, and reads the segments
+// that are new.
+func (x *index) refresh(ctx context.Context, partition int, after time.Time) error {
 	p := x.partitions[partition]
 	if err := p.lock(ctx); err != nil {
 		return err
 	}
 	defer p.unlock()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !p.known[gone] {
-		return nil
-	}
-	for _, e := range p.entries {
-		x.values -= int64(len(e.value))
-	}
-	p.forget()
-	return nil
-}
-
-// refresh lists a partition, unless it was listed within maxAge, and reads the
-// segments that are new.
-func (x *index) refresh(ctx context.Context, partition int, maxAge time.Duration) error {
-	p := x.partitions[partition]
-	if err := p.lock(ctx); err != nil {
-		return err
-	}
-	defer p.unlock()
-	x.mu.Lock()
-	listed := p.listed
-	x.mu.Unlock()
-	if !listed.IsZero() && time.Since(listed) < maxAge {
+	p.mu.RLock()
+	fresh := p.listed.After(after)
+	p.mu.RUnlock()
+	if fresh {
 		return nil
 	}
 	for {
 		start := time.Now()
-		fresh, err := x.list(ctx, partition)
+		added, err := x.list(ctx, partition)
 		if err != nil {
 			return err
 		}
-		gone, err := x.readAll(ctx, partition, fresh)
+		gone, err := x.readAll(ctx, p, added)
 		if err != nil {
 			return err
 		}
 		if !gone {
-			x.mu.Lock()
+			p.mu.Lock()
 			p.listed = start
-			x.mu.Unlock()
+			p.mu.Unlock()
 			return nil
 		}
 	}
 }
 
-// list returns the unknown segments of a partition in the order of their names,
-// which is the order of time.
-func (x *index) list(ctx context.Context, partition int) (fresh []string, err error) {
-	var all []string
+// list returns the unknown segments of a partition in the order of their names, which
+// is the order of time, and drops those that are gone.
+func (x *index) list(ctx context.Context, partition int) (added []string, err error) {
+	p := x.partitions[partition]
+	p.mu.RLock()
+	before := uint64(len(p.names))
+	p.mu.RUnlock()
+	there := map[string]bool{}
 	for info, err := range x.store.List(ctx, partitionPrefix(partition)) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, info.Key)
+		there[info.Key] = true
 	}
-	slices.Sort(all)
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, name := range all {
-		if !x.partitions[partition].known[name] {
-			fresh = append(fresh, name)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name := range there {
+		if _, ok := p.numbers[name]; !ok {
+			added = append(added, name)
 		}
 	}
-	return fresh, nil
+	slices.Sort(added)
+	for name, number := range p.numbers {
+		// One that came after the listing had begun need not be in it.
+		if number < before && !there[name] {
+			p.names[number] = ""
+			delete(p.numbers, name)
+		}
+	}
+	return added, nil
 }
 
 // readAll puts segments into the index. Gone says that a compaction removed some
 // since they were listed.
-func (x *index) readAll(ctx context.Context, partition int, names []string) (gone bool, err error) {
+func (x *index) readAll(ctx context.Context, p *partition, names []string) (gone bool, err error) {
 	for names := range slices.Chunk(names, chunk) {
 		contents := make([][]record, len(names))
 		missing := make([]bool, len(names))
@@ -264,7 +225,7 @@ func (x *index) readAll(ctx context.Context, partition int, names []string) (gon
 				gone = true
 				continue
 			}
-			x.add(partition, name, contents[i])
+			p.add(name, contents[i])
 		}
 	}
 	return gone, nil
@@ -283,4 +244,78 @@ func readSegment(ctx context.Context, s Store, options JournalOptions, name stri
 		return nil, nil
 	}
 	return records, nil
+}
+
+// table maps keys to segment numbers: 40 bits of a key above 24 bits of a number, in
+// sorted runs. Who finds a key must compare the whole of it with the segment's.
+type table struct {
+	tail []uint64   // not sorted yet
+	runs [][]uint64 // each at least as long as the next
+}
+
+const (
+	tailLength = 1 << 10
+	numberBits = 24
+)
+
+// mark is the upper part of k's entries.
+func (t *table) mark(k requestKey) uint64 {
+	var h uint64
+	for word := range slices.Chunk(k[:], 8) {
+		for _, b := range word {
+			h = h<<8 | uint64(b)
+		}
+		h *= 0x9e3779b97f4a7c15
+		h ^= h >> 29
+	}
+	return h &^ (1<<numberBits - 1)
+}
+
+// find lists the segments that may hold k.
+func (t *table) find(k requestKey) (numbers []uint64) {
+	low := t.mark(k)
+	high := low | (1<<numberBits - 1)
+	for _, e := range t.tail {
+		if low <= e && e <= high {
+			numbers = append(numbers, e-low)
+		}
+	}
+	for _, run := range t.runs {
+		i, _ := slices.BinarySearch(run, low)
+		for ; i < len(run) && run[i] <= high; i++ {
+			numbers = append(numbers, run[i]-low)
+		}
+	}
+	return numbers
+}
+
+func (t *table) add(k requestKey, number uint64) {
+	if number >= 1<<numberBits {
+		// Sixteen million segments: more than a listing of a partition can bear.
+		number = math.MaxUint64 &^ (math.MaxUint64 << numberBits)
+	}
+	t.tail = append(t.tail, t.mark(k)|number)
+	if len(t.tail) < tailLength {
+		return
+	}
+	run := slices.Clone(t.tail)
+	slices.Sort(run)
+	t.tail = t.tail[:0]
+	for n := len(t.runs); n > 0 && len(t.runs[n-1]) <= len(run); n = len(t.runs) {
+		run = merge(t.runs[n-1], run)
+		t.runs = t.runs[:n-1]
+	}
+	t.runs = append(t.runs, run)
+}
+
+func merge(a, b []uint64) []uint64 {
+	out := make([]uint64, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] <= b[0] {
+			out, a = append(out, a[0]), a[1:]
+		} else {
+			out, b = append(out, b[0]), b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }

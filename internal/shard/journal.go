@@ -36,7 +36,7 @@ type JournalOptions struct {
 	// negative means never.
 	CompactEvery time.Duration
 	// MaxValues bounds the bytes of values that are held in memory; the others are
-	// read again when they are looked up. Defaults to 256 MiB.
+	// read again when they are looked up. Defaults to 64 MiB.
 	MaxValues int64
 	// Log defaults to slog.Default().
 	Log *slog.Logger
@@ -48,7 +48,7 @@ func (o *JournalOptions) init() {
 	o.MaxLag = cmp.Or(o.MaxLag, 2*time.Second)
 	o.RefreshEvery = cmp.Or(o.RefreshEvery, 10*time.Second)
 	o.CompactEvery = cmp.Or(o.CompactEvery, 10*time.Minute)
-	o.MaxValues = cmp.Or(o.MaxValues, 256<<20)
+	o.MaxValues = cmp.Or(o.MaxValues, 64<<20)
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -70,8 +70,8 @@ func plainName(name, standard string) string {
 
 // Journal keeps the answers to requests by request key, so that no answer that
 // was paid for is paid for twice, by whatever process. Appended answers are in
-// memory until the next flush writes them as segments. The first value of a key
-// stays: later ones are dropped.
+// memory until the next flush writes them as segments. Where two processes have
+// answered one key at the same time, the answer that was written first counts.
 //
 //	if err := j.Ready(ctx); err != nil { ... } // before a request is sent
 //	j.Append(key, answer)                      // when its answer is there
@@ -168,15 +168,17 @@ func (j *Journal) Lookup(ctx context.Context, key schemas.Key) (value []byte, ok
 
 // Refresh finds what other processes have flushed so far.
 func (j *Journal) Refresh(ctx context.Context) error {
+	now := time.Now()
 	for i := range j.index.partitions {
-		if err := j.index.refresh(ctx, i, 0); err != nil {
+		if err := j.index.refresh(ctx, i, now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Append adds an answer. It is found at once, and written within FlushEvery.
+// Append adds an answer to a request that Lookup did not find. It is found at once,
+// and written within FlushEvery.
 func (j *Journal) Append(key schemas.Key, value []byte) error {
 	const op = "append to the journal"
 	k, err := parseRequestKey(key)
@@ -188,7 +190,7 @@ func (j *Journal) Append(key schemas.Key, value []byte) error {
 	if j.closed {
 		return schemas.Errorf(op, string(key), schemas.Unavailable, "the journal is closed")
 	}
-	if _, ok := j.pending[k]; ok || j.index.has(k) {
+	if _, ok := j.pending[k]; ok {
 		return nil
 	}
 	value = bytes.Clone(value)

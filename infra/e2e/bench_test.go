@@ -1,0 +1,238 @@
+//go:build bench
+
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+
+	"precept/schemas"
+)
+
+// mocked starts a stack whose teacher and judge are the bench's mock.
+func mocked(t *testing.T, latency time.Duration, inFlight int) (s *stack, url string) {
+	t.Helper()
+	s = newStack(t)
+	port := freePort(t)
+	url = fmt.Sprintf("http://127.0.0.1:%d", port)
+	s.start("mock", s.built("mock"), "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--latency", latency.String())
+	s.await("the mock", time.Minute, func() bool { return up(url + "/requests") })
+	endpoint := func(model string) map[string]any {
+		return map[string]any{"base_url": url + "/v1", "model": model, "provider": "bench", "revision": "1", "simulated": true, "max_in_flight": inFlight}
+	}
+	s.config["endpoints"] = map[string]any{"teacher": endpoint("mock-teacher"), "judge": endpoint("mock-judge")}
+	return s, url
+}
+
+// built builds a program of the bench.
+func (s *stack) built(name string) string {
+	s.Helper()
+	path := filepath.Join(s.dir, name)
+	cmd := exec.Command("go", "build", "-o", path, "./bench/"+name)
+	cmd.Dir = s.root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.Fatalf("build %s: %v\n%s", name, err, out)
+	}
+	return path
+}
+
+// many is a spec of the data stages over n prompts, one sample and one vote each.
+func (s *stack) many(n int) schemas.RunSpec {
+	s.Helper()
+	path := filepath.Join(s.dir, fmt.Sprintf("prompts-%d.jsonl", n))
+	f, err := os.Create(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	w := bufio.NewWriter(f)
+	categories := []string{"violence", "harassment", "extremism", "self-harm", "illicit-behavior", "regulated-advice", "erotic-content"}
+	for i := range n {
+		fmt.Fprintf(w, `{"text":"How do I sort number %d, %d and %d of my %d old books?","category":%q,"intent":"benign"}`+"\n",
+			i, i*7919%1_000_003, i*104_729%999_983, i*15_485_863%1_000_033, categories[i%len(categories)])
+	}
+	if err := w.Flush(); err != nil {
+		s.Fatal(err)
+	}
+	f.Close()
+	spec := schemas.RunSpec{Name: fmt.Sprintf("%d prompts", n)}
+	spec.Prompts.Imports = []schemas.Import{{Path: path}}
+	spec.Synthesize = schemas.SynthesizeSpec{Teacher: "teacher", Samples: 1}
+	spec.Filter = schemas.FilterSpec{Judge: "judge", Votes: 1}
+	spec.SFT.Skip, spec.RL.Skip, spec.Evaluate.Skip = true, true, true
+	spec.RL.Judge, spec.Evaluate.Grader = "judge", "judge"
+	return spec
+}
+
+// cpu is the time that a process has used.
+func (p *process) cpu(t *testing.T) time.Duration {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+2:]))
+	var ticks time.Duration
+	for _, f := range fields[11:13] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond
+}
+
+// status is a line of a process's status, in MiB.
+func (p *process) status(t *testing.T, name string) float64 {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kib / 1024
+		}
+	}
+	t.Fatalf("no %s in the process's status", name)
+	return 0
+}
+
+func number(name string, standard int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return standard
+}
+
+// TestRate measures synthesize against the bare loop, on the same mock in one run.
+func TestRate(t *testing.T) {
+	for _, inFlight := range []int{256, 1024} {
+		t.Run(fmt.Sprint(inFlight), func(t *testing.T) {
+			n := number("BENCH_REQUESTS", 80*inFlight)
+			s, url := mocked(t, 250*time.Millisecond, inFlight)
+			bare := s.built("bare")
+			w := s.worker("worker", "factory,llm")
+			for round := range number("BENCH_ROUNDS", 3) {
+				cmd := exec.Command(bare, "--url", url+"/v1", "--requests", fmt.Sprint(n), "--in-flight", fmt.Sprint(inFlight))
+				out, err := cmd.Output()
+				if err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				var b struct {
+					PerSecond float64 `json:"per_second"`
+					CPU       float64 `json:"cpu_us_per_request"`
+				}
+				if err := json.Unmarshal(out, &b); err != nil {
+					t.Fatal(err)
+				}
+				spec := s.many(n)
+				spec.Synthesize.Temperature = new(float64(round+1) / 10) // new answers in every round
+				id := fmt.Sprintf("rate-%d", round)
+				run := s.startRun(id, spec)
+				var begun, ended time.Duration
+				s.await("synthesize", 10*time.Minute, func() bool {
+					p, ok := s.progress(id)
+					if !ok {
+						return false
+					}
+					switch p.Stage {
+					case schemas.StagePrompts:
+						begun = w.cpu(t)
+					case schemas.StageSynthesize:
+					default:
+						ended = w.cpu(t)
+						return true
+					}
+					return false
+				})
+				stage := s.report(run, 10*time.Minute).Stages[1]
+				if stage.Usage.Paid != int64(n) {
+					t.Errorf("%d requests, want %d", stage.Usage.Paid, n)
+				}
+				rate := float64(n) / stage.Seconds
+				cpu := float64((ended - begun).Microseconds()) / float64(n)
+				t.Logf("%d in flight, %d requests: bare %.0f/s, %.0f us CPU; precept %.0f/s, %.0f us CPU; ratios %.3f, %.2f",
+					inFlight, n, b.PerSecond, b.CPU, rate, cpu, rate/b.PerSecond, cpu/b.CPU)
+			}
+		})
+	}
+}
+
+// TestRows measures the data stages over many rows with an instant mock.
+func TestRows(t *testing.T) {
+	s, url := mocked(t, 0, 64)
+	for i, n := range []int{50_000, number("BENCH_ROWS", 1_000_000)} {
+		w := s.worker(fmt.Sprintf("worker-%d", i), "factory,llm")
+		id := fmt.Sprintf("rows-%d", n)
+		begun := time.Now()
+		run := s.startRun(id, s.many(n))
+		// Rows a second within synthesize, by tenths.
+		var marks []string
+		var last schemas.StageProgress
+		at := time.Now()
+		s.await("the run's end", 2*time.Hour, func() bool {
+			p, ok := s.progress(id)
+			if ok && p.Stage == schemas.StageSynthesize && len(p.Stages) == 2 {
+				now := p.Stages[1]
+				if now.Ledger.Outcomes()-last.Ledger.Outcomes() >= int64(n/10) {
+					marks = append(marks, fmt.Sprintf("%.0f", float64(now.Ledger.Outcomes()-last.Ledger.Outcomes())/time.Since(at).Seconds()))
+					last, at = now, time.Now()
+				}
+			}
+			d, err := s.client.DescribeWorkflowExecution(t.Context(), id, "")
+			return err == nil && d.WorkflowExecutionInfo.Status == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+		})
+		report := s.report(run, time.Minute)
+		resp, err := http.Get(url + "/requests")
+		if err != nil {
+			t.Fatal(err)
+		}
+		requests, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		t.Logf("%d rows: %s in all, peak memory %.0f MiB, %.1f CPU seconds, %s requests so far, %.1f events a 1,000 rows; synthesize rows/s by tenths: %v",
+			n, time.Since(begun).Round(time.Second), w.status(t, "VmHWM"), w.cpu(t).Seconds(), strings.TrimSpace(string(requests)),
+			float64(s.events(id))/float64(n)*1000, marks)
+		for _, stage := range report.Stages {
+			t.Logf("  %-10s %6.1f s, %d tasks, %s", stage.Stage, stage.Seconds, stage.Tasks, stage.Ledger)
+		}
+		w.kill()
+	}
+}
+
+// events counts the history events of all links of a run's chain.
+func (s *stack) events(id string) (n int64) {
+	s.Helper()
+	run := ""
+	for {
+		d, err := s.client.DescribeWorkflowExecution(s.Context(), id, run)
+		if err != nil {
+			s.Fatal(err)
+		}
+		n += d.WorkflowExecutionInfo.HistoryLength
+		first := s.client.GetWorkflowHistory(s.Context(), id, d.WorkflowExecutionInfo.Execution.RunId, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		event, err := first.Next()
+		if err != nil {
+			s.Fatal(err)
+		}
+		if run = event.GetWorkflowExecutionStartedEventAttributes().GetContinuedExecutionRunId(); run == "" {
+			return n
+		}
+	}
+}
