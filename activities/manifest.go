@@ -75,6 +75,9 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 		return sum, err
 	}
 	sum.Stage, sum.Tasks, sum.Ledger, sum.Usage = req.Stage, len(plan.Tasks), m.Ledger, m.Usage
+	for _, s := range m.Spent {
+		sum.Seconds += s.Finished.Sub(s.Started).Round(time.Millisecond).Seconds()
+	}
 	sum.Manifest = schemas.ManifestObject(req.Run, req.Stage)
 	// What people judge is the content: not when it was made, or at what cost.
 	sum.Digest = schemas.DigestOf(struct {

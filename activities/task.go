@@ -80,8 +80,10 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		result.Found, result.Usage = true, w.beat.usage()
 		return result, err
 	}
-	if err := a.journal.Refresh(ctx); err != nil {
-		return result, err
+	if !w.lease.First() {
+		if err := a.journal.Refresh(ctx); err != nil {
+			return result, err
+		}
 	}
 	if err := do(ctx, w); err != nil {
 		return result, err

@@ -30,7 +30,7 @@ type RunSpec struct {
 	RL         RLSpec         `json:"rl,omitzero"`
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
-	Window     int            `json:"window,omitempty" jsonschema:"default=8,description=Tasks of a stage that are open at a time"`
+	Window     int            `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
 // PolicySpec says where the policy lies.
@@ -184,7 +184,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Evaluate.Votes, 1)
 	def(&s.Evaluate.MaxTokens, 72)
 	def(&s.Evaluate.PolicyArmPrompts, 14)
-	def(&s.Window, 8)
+	def(&s.Window, 16)
 	return s
 }
 

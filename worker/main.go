@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -32,9 +33,10 @@ import (
 func main() {
 	configPath := flag.String("config", envOr("PRECEPT_CONFIG", "infra/dev/worker.yaml"), "the worker's configuration file (env PRECEPT_CONFIG)")
 	queues := flag.String("queues", "factory,llm", "the queues to host, of factory, llm, gpu")
-	tasks := flag.Int("tasks", 4, "tasks at a time on the queues factory and llm; gpu has one")
+	tasks := flag.Int("tasks", 8, "tasks at a time on the queues factory and llm; gpu has one")
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	spareCollector()
 	if err := run(*configPath, strings.Split(*queues, ","), *tasks); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		os.Exit(1)
@@ -113,6 +115,16 @@ func run(configPath string, queues []string, tasks int) error {
 	}
 	stopped.Wait()
 	return journal.Close(context.Background())
+}
+
+// spareCollector has the garbage collector run seldom while there is memory left: what
+// is live in a worker is a small part of what passes through it.
+func spareCollector() {
+	const soft = 320 << 20
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(soft)
+	}
 }
 
 func envOr(name, fallback string) string {

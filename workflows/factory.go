@@ -3,7 +3,6 @@ package workflows
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -219,5 +218,3 @@ func (f *factory) sum(stage schemas.Stage) schemas.StageSum {
 func invalid(err error) error {
 	return temporal.NewNonRetryableApplicationError(err.Error(), string(schemas.InvalidInput), err)
 }
-
-func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

@@ -77,7 +77,7 @@ func details(p schemas.Progress) string {
 	b.WriteString("| stage | tasks | kept | what became of the rest | calls paid | from cache | seconds |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range p.Stages {
 		rest := strings.TrimPrefix(strings.TrimPrefix(s.Ledger.String(), fmt.Sprintf("kept %d", s.Ledger.Kept)), ", ")
-		fmt.Fprintf(&b, "| %s | %d/%d | %d | %s | %d | %d | %.1f |\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept, rest, s.Usage.Paid, s.Usage.Cached, s.Seconds)
+		fmt.Fprintf(&b, "| %s | %d of %d | %d | %s | %d | %d | %.1f |\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept, rest, s.Usage.Paid, s.Usage.Cached, s.Seconds)
 	}
 	return b.String()
 }

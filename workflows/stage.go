@@ -56,7 +56,6 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	if err := sum.Ledger.Check(part.Plan.Planned); err != nil {
 		return fmt.Errorf("stage %s: %w", stage, err)
 	}
-	sum.Seconds = seconds(workflow.Now(ctx).Sub(part.Started))
 	f.carried.Sums = append(f.carried.Sums, sum)
 	f.carried.Open = nil
 	f.stages[len(f.stages)-1] = closedStage(sum)

@@ -32,7 +32,7 @@ func main() {
 
 func run(url string, n, inFlight, size int) error {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = inFlight
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, inFlight
 	config := openai.DefaultConfig("")
 	config.BaseURL, config.HTTPClient = url, &http.Client{Transport: transport}
 	client := openai.NewClientWithConfig(config)

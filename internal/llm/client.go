@@ -86,7 +86,8 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	base := o.Transport
 	if base == nil {
 		pool := http.DefaultTransport.(*http.Transport).Clone()
-		pool.MaxIdleConnsPerHost = inFlight
+		// All connections stay open: answers come in waves.
+		pool.MaxIdleConns, pool.MaxIdleConnsPerHost = 0, inFlight
 		base = pool
 	}
 	config := openai.DefaultConfig(key)
@@ -144,7 +145,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 		meta.Cached = true
 		return answer, meta, nil
 	}
-	if limited, ok, err := c.recall(ctx, q.limitedKey()); ok || err != nil {
+	if limited, ok, err := c.recall(ctx, q.limitedKey(meta.Key)); ok || err != nil {
 		meta.Cached = ok
 		return limited, meta, err
 	}
@@ -160,7 +161,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	// The key may be taken by an answer that this limit leaves no room for.
 	key := meta.Key
 	if found || answer.limited() {
-		key = q.limitedKey()
+		key = q.limitedKey(meta.Key)
 	}
 	raw, err := json.Marshal(answer)
 	if err != nil {
@@ -210,7 +211,9 @@ func (c *Client) persist(ctx context.Context, body []byte) (Answer, error) {
 		if pause > maxPause || bounded && time.Until(deadline) < pause {
 			return answer, err
 		}
-		if wait(ctx, pause, nil) != nil {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
 			return answer, err
 		}
 	}

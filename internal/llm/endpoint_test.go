@@ -191,3 +191,25 @@ func TestCountAndPrice(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestMessagesAreCanonical holds the encoding that is put together from parts against
+// the plain one.
+func TestMessagesAreCanonical(t *testing.T) {
+	long := strings.Repeat("a <policy> & more \"é\u2028 ", 100)
+	for range 2 { // the second time from memory
+		for _, messages := range [][]schemas.Message{
+			{{Role: "user", Content: "Hi <b>"}},
+			{{Role: "system", Content: long}, {Role: "user", Content: "Hi"}},
+			{{Role: "system", Content: long}, {Role: "user", Content: long}, {Role: "assistant", Content: "Ü"}},
+		} {
+			want, err := schemas.CanonicalJSON(messages)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, digest, err := encoded.messages(messages)
+			if err != nil || string(got) != string(want) || digest != schemas.DigestBytes(want) {
+				t.Errorf("%d messages: got %.200s, %v\nwant %.200s", len(messages), got, err, want)
+			}
+		}
+	}
+}

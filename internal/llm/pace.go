@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"container/list"
 	"context"
 	"math"
 	"sync"
@@ -20,17 +21,18 @@ type pace struct {
 	rpm *rate.Limiter // nil without a limit
 
 	mu       sync.Mutex
-	changed  chan struct{} // closed and renewed whenever a waiter should look again
+	waiting  list.List // of chan struct{}, closed when its turn has come
 	max      int
 	limit    int
 	inFlight int
 	good     int       // successes since limit last moved
 	cut      time.Time // when limit was last halved
 	resume   time.Time // nothing is sent before it
+	alarm    time.Time // when turns are given next without anybody leaving
 }
 
 func newPace(maxInFlight, rpm int) *pace {
-	p := &pace{changed: make(chan struct{}), max: maxInFlight, limit: maxInFlight}
+	p := &pace{max: maxInFlight, limit: maxInFlight}
 	if rpm > 0 {
 		perSecond := float64(rpm) / 60
 		p.rpm = rate.NewLimiter(rate.Limit(perSecond), int(max(1, math.Floor(perSecond))))
@@ -40,22 +42,27 @@ func newPace(maxInFlight, rpm int) *pace {
 
 // enter waits for its turn. Whoever entered must leave.
 func (p *pace) enter(ctx context.Context) (entered time.Time, err error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return time.Time{}, err
-		}
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, err
+	}
+	turn := make(chan struct{})
+	p.mu.Lock()
+	place := p.waiting.PushBack(turn)
+	p.grant()
+	p.mu.Unlock()
+	select {
+	case <-turn:
+	case <-ctx.Done():
 		p.mu.Lock()
-		pause := time.Until(p.resume)
-		if pause <= 0 && p.inFlight < p.limit {
-			p.inFlight++
-			p.mu.Unlock()
-			break
+		select {
+		case <-turn: // at the same moment
+			p.inFlight--
+			p.grant()
+		default:
+			p.waiting.Remove(place)
 		}
-		changed := p.changed
 		p.mu.Unlock()
-		if err := wait(ctx, pause, changed); err != nil {
-			return time.Time{}, err
-		}
+		return time.Time{}, ctx.Err()
 	}
 	if p.rpm != nil {
 		if err := p.rpm.Wait(ctx); err != nil {
@@ -66,22 +73,23 @@ func (p *pace) enter(ctx context.Context) (entered time.Time, err error) {
 	return time.Now(), nil
 }
 
-// wait returns when pause is over (if there is one), something changed, or ctx
-// is done.
-func wait(ctx context.Context, pause time.Duration, changed <-chan struct{}) error {
-	var over <-chan time.Time
-	if pause > 0 {
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		over = timer.C
+// grant gives turns to those who wait, in the order in which they came.
+func (p *pace) grant() {
+	for p.waiting.Len() > 0 && p.inFlight < p.limit {
+		if pause := time.Until(p.resume); pause > 0 {
+			if p.alarm != p.resume {
+				p.alarm = p.resume
+				time.AfterFunc(pause, func() {
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					p.grant()
+				})
+			}
+			return
+		}
+		p.inFlight++
+		close(p.waiting.Remove(p.waiting.Front()).(chan struct{}))
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-over:
-	case <-changed:
-	}
-	return nil
 }
 
 // leave gives the turn back. err is how the request ended; sent tells whether it
@@ -110,6 +118,5 @@ func (p *pace) leave(entered time.Time, err error, sent bool) {
 			p.good = 0
 		}
 	}
-	close(p.changed)
-	p.changed = make(chan struct{})
+	p.grant()
 }

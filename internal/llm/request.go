@@ -1,7 +1,6 @@
 package llm
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"maps"
@@ -40,7 +39,7 @@ type Answer struct {
 	Model        string  `json:"model,omitempty"` // as the endpoint named it
 	Fingerprint  string  `json:"fingerprint,omitempty"`
 	Limit        int     `json:"limit,omitempty"` // the most tokens that were asked for
-	Seconds      float64 `json:"seconds"` // from sending the request to the whole reply
+	Seconds      float64 `json:"seconds"`         // from sending the request to the whole reply
 }
 
 // Split parts the answer into chain of thought and answer, as SplitCoT does.
@@ -115,10 +114,9 @@ type question struct {
 func (e Endpoint) question(r Request) (question, error) {
 	q := question{endpoint: e, limit: r.MaxTokens, sample: r.Sample}
 	var err error
-	if q.messages, err = encodeMessages(r.Messages); err != nil {
+	if q.messages, q.digest, err = encoded.messages(r.Messages); err != nil {
 		return q, err
 	}
-	q.digest = schemas.DigestBytes(q.messages)
 	q.fields = map[string]any{"temperature": r.Temperature, "seed": r.Seed}
 	if r.Seed == 0 {
 		q.fields["seed"] = seed(q.digest, r.Sample)
@@ -137,24 +135,6 @@ func (e Endpoint) question(r Request) (question, error) {
 	return q, nil
 }
 
-// encodeMessages writes messages as canonical JSON: sorted names, nothing escaped for
-// HTML.
-func encodeMessages(messages []schemas.Message) ([]byte, error) {
-	type message struct {
-		Content string `json:"content"`
-		Role    string `json:"role"`
-	}
-	sorted := make([]message, len(messages))
-	for i, m := range messages {
-		sorted[i] = message{m.Content, m.Role}
-	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(sorted)
-	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
-}
-
 func (e Endpoint) limitField() string { return cmp.Or(e.MaxTokensField, "max_tokens") }
 
 // key is the request key. The limit is no part of it: an answer that ended by itself
@@ -169,8 +149,9 @@ func (q question) key() schemas.Key {
 }
 
 // limitedKey is the key of an answer that follows from the limit: one that was cut.
-func (q question) limitedKey() schemas.Key {
-	return schemas.DigestOf(map[string]any{"request": q.key(), "limit": q.limit})
+// Key is q's own.
+func (q question) limitedKey(key schemas.Key) schemas.Key {
+	return schemas.DigestOf([]any{key, q.limit})
 }
 
 // holds reports whether a, an answer under q's key, is what q would be answered.

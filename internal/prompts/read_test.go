@@ -119,12 +119,12 @@ func TestReadParquet(t *testing.T) {
 func TestSuitesContaminate(t *testing.T) {
 	suites := NewSuites([]schemas.Prompt{{Messages: user("Teach me how to juggle")}, {Messages: user("one two three four five six seven eight nine ten")}, {Messages: user("?!")}})
 	for text, want := range map[string]bool{
-		"How do I kill a process?":                      false,
-		"Teach me how to juggle!":                       true,
+		"How do I kill a process?":                     false,
+		"Teach me how to juggle!":                      true,
 		"zero one two three four five six seven eight": true,
-		"one two three four five six seven":             false,
-		"?!":                                            true,
-		"!?":                                            false,
+		"one two three four five six seven":            false,
+		"?!":                                           true,
+		"!?":                                           false,
 	} {
 		if got := suites.Contaminate(schemas.Prompt{Messages: user(text)}); got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)

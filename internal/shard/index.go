@@ -30,6 +30,7 @@ type partition struct {
 
 	mu     sync.RWMutex // guards what follows
 	listed time.Time
+	whole  time.Time // when all of it was listed
 	// names are the segments by number, in the order in which they were found; the
 	// name of one that is gone is empty. numbers is the reverse, without those.
 	names   []string
@@ -99,7 +100,7 @@ func (x *index) lookup(ctx context.Context, k requestKey) (value []byte, ok bool
 	for range 3 {
 		names := p.segments(k)
 		if len(names) == 0 {
-			if err := x.refresh(ctx, k.partition(), time.Now().Add(-x.options.RefreshEvery)); err != nil {
+			if err := x.refresh(ctx, k.partition(), time.Now().Add(-x.options.RefreshEvery), false); err != nil {
 				return nil, false, err
 			}
 			if names = p.segments(k); len(names) == 0 {
@@ -112,7 +113,7 @@ func (x *index) lookup(ctx context.Context, k requestKey) (value []byte, ok bool
 			return value, ok, err
 		}
 		// A compaction has moved the value elsewhere.
-		if err := x.refresh(ctx, k.partition(), begun); err != nil {
+		if err := x.refresh(ctx, k.partition(), begun, true); err != nil {
 			return nil, false, err
 		}
 	}
@@ -135,23 +136,36 @@ func (x *index) read(ctx context.Context, k requestKey, names []string) (value [
 	return nil, false, nil
 }
 
-// refresh lists a partition, unless it was listed after a time, and reads the segments
-// that are new.
-func (x *index) refresh(ctx context.Context, partition int, after time.Time) error {
+// skew is how much clocks of processes may differ, and a write may take, for a segment
+// to be found among the latest.
+const skew = time.Minute
+
+// wholeEvery is how often a partition is listed as a whole, not only its latest
+// segments.
+const wholeEvery = 10 * time.Minute
+
+// refresh lists a partition, or its latest segments, unless that was done after a
+// time, and reads the segments that are new.
+func (x *index) refresh(ctx context.Context, partition int, after time.Time, whole bool) error {
 	p := x.partitions[partition]
 	if err := p.lock(ctx); err != nil {
 		return err
 	}
 	defer p.unlock()
 	p.mu.RLock()
-	fresh := p.listed.After(after)
+	listed, all := p.listed, p.whole
 	p.mu.RUnlock()
-	if fresh {
+	if whole && all.After(after) || !whole && listed.After(after) {
 		return nil
 	}
+	whole = whole || time.Since(all) > wholeEvery
 	for {
 		start := time.Now()
-		added, err := x.list(ctx, partition)
+		from := ""
+		if !whole {
+			from = partitionPrefix(partition) + listed.Add(-skew).UTC().Format(segmentTime)
+		}
+		added, err := x.list(ctx, partition, from)
 		if err != nil {
 			return err
 		}
@@ -162,21 +176,24 @@ func (x *index) refresh(ctx context.Context, partition int, after time.Time) err
 		if !gone {
 			p.mu.Lock()
 			p.listed = start
+			if whole {
+				p.whole = start
+			}
 			p.mu.Unlock()
 			return nil
 		}
 	}
 }
 
-// list returns the unknown segments of a partition in the order of their names, which
-// is the order of time, and drops those that are gone.
-func (x *index) list(ctx context.Context, partition int) (added []string, err error) {
+// list returns the unknown segments of a partition whose names come after one, in the
+// order of their names, which is the order of time. It drops those that are gone.
+func (x *index) list(ctx context.Context, partition int, after string) (added []string, err error) {
 	p := x.partitions[partition]
 	p.mu.RLock()
 	before := uint64(len(p.names))
 	p.mu.RUnlock()
 	there := map[string]bool{}
-	for info, err := range x.store.List(ctx, partitionPrefix(partition)) {
+	for info, err := range x.store.ListAfter(ctx, partitionPrefix(partition), after) {
 		if err != nil {
 			return nil, err
 		}
@@ -192,7 +209,7 @@ func (x *index) list(ctx context.Context, partition int) (added []string, err er
 	slices.Sort(added)
 	for name, number := range p.numbers {
 		// One that came after the listing had begun need not be in it.
-		if number < before && !there[name] {
+		if number < before && name > after && !there[name] {
 			p.names[number] = ""
 			delete(p.numbers, name)
 		}

@@ -170,7 +170,7 @@ func (j *Journal) Lookup(ctx context.Context, key schemas.Key) (value []byte, ok
 func (j *Journal) Refresh(ctx context.Context) error {
 	now := time.Now()
 	for i := range j.index.partitions {
-		if err := j.index.refresh(ctx, i, now); err != nil {
+		if err := j.index.refresh(ctx, i, now, true); err != nil {
 			return err
 		}
 	}

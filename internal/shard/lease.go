@@ -37,6 +37,8 @@ type Lease struct {
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
 
+	first bool // nobody had it before
+
 	mu      sync.Mutex
 	state   leaseState
 	etag    string
@@ -108,7 +110,9 @@ func (w *watch) try(ctx context.Context) error {
 	held, info, err := l.get(ctx)
 	if schemas.KindOf(err) == schemas.NotFound {
 		w.tried = time.Now()
-		return l.put(ctx, w.tried, PutOptions{IfNoneMatch: true})
+		err := l.put(ctx, w.tried, PutOptions{IfNoneMatch: true})
+		l.first = err == nil
+		return err
 	}
 	if err != nil {
 		return err
@@ -215,6 +219,10 @@ func (l *Lease) lose(format string, args ...any) {
 	defer l.mu.Unlock()
 	l.lost = schemas.Errorf("check lease", leaseObject(l.key), schemas.Conflict, format, args...)
 }
+
+// First reports whether nobody had the lease before, so that nobody can have begun the
+// work.
+func (l *Lease) First() bool { return l.first }
 
 // Check returns nil as long as nobody else can have the lease, and a Conflict
 // afterwards. It asks only the clock.

@@ -134,6 +134,11 @@ func (m *Memory) GetFile(ctx context.Context, key, path string) (Info, error) {
 
 // List implements Store.
 func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return m.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements Store.
+func (m *Memory) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		if err := ctx.Err(); err != nil {
 			yield(Info{}, schemas.E("list", prefix, schemas.Unavailable, err))
@@ -142,7 +147,7 @@ func (m *Memory) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 		m.mu.Lock()
 		var found []Info
 		for _, key := range slices.Sorted(maps.Keys(m.objects)) {
-			if strings.HasPrefix(key, prefix) {
+			if strings.HasPrefix(key, prefix) && key > after {
 				info := m.objects[key].info
 				info.Meta = nil
 				found = append(found, info)

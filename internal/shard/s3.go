@@ -247,14 +247,21 @@ func (s *S3) GetFile(ctx context.Context, key, path string) (Info, error) {
 
 // List implements Store.
 func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements Store.
+func (s *S3) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		root := ""
 		if s.config.Prefix != "" {
 			root = s.config.Prefix + "/"
 		}
-		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{
-			Bucket: &s.config.Bucket, Prefix: aws.String(root + prefix),
-		})
+		input := &s3.ListObjectsV2Input{Bucket: &s.config.Bucket, Prefix: aws.String(root + prefix)}
+		if after != "" {
+			input.StartAfter = aws.String(root + after)
+		}
+		pages := s3.NewListObjectsV2Paginator(s.client, input)
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {

@@ -28,6 +28,9 @@ type Store interface {
 	// List yields the objects whose keys begin with prefix, in no promised order
 	// and without their Meta. It ends at the first error.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+	// ListAfter is List without the objects whose keys don't come after a key, in the
+	// order of their bytes.
+	ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
 	// Delete removes an object; to remove one that isn't there is no error.
 	Delete(ctx context.Context, key string) error
 }

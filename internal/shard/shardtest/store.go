@@ -177,6 +177,26 @@ func list(t *testing.T, s shard.Store) {
 			t.Errorf("List(%q) (-want +got):\n%s", prefix, diff)
 		}
 	}
+	var later, wantLater []string
+	for info, err := range s.ListAfter(ctx, "list/", "list/a/1.json") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		later = append(later, info.Key)
+	}
+	slices.Sort(later)
+	for info, err := range s.List(ctx, "list/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Key > "list/a/1.json" {
+			wantLater = append(wantLater, info.Key)
+		}
+	}
+	slices.Sort(wantLater)
+	if diff := cmp.Diff(wantLater, later); diff != "" || len(later) == 0 {
+		t.Errorf("ListAfter (-want +got):\n%s", diff)
+	}
 	for range s.List(ctx, "list/") {
 		break // a caller may stop early
 	}

@@ -1,0 +1,96 @@
+package llm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"hash"
+	"sync"
+
+	"precept/schemas"
+)
+
+// encoded remembers the first messages of conversations, encoded and digested: they
+// hold the policy, which all prompts of a category share.
+var encoded = &firstMessages{byMessage: map[schemas.Message]first{}}
+
+type firstMessages struct {
+	mu        sync.RWMutex
+	byMessage map[schemas.Message]first
+}
+
+// first is how a list of messages begins.
+type first struct {
+	json   []byte      // "[" and the message
+	digest hash.Cloner // of that
+}
+
+// The cache is for a few long texts. It is emptied when there are many.
+const (
+	maxFirst     = 64
+	worthKeeping = 1 << 10
+)
+
+// messages writes messages as canonical JSON, with sorted names and nothing escaped
+// for HTML, and digests that.
+func (f *firstMessages) messages(messages []schemas.Message) ([]byte, schemas.Digest, error) {
+	begun, err := f.begin(messages[0])
+	if err != nil {
+		return nil, "", err
+	}
+	out := make([]byte, 0, len(begun.json)+256)
+	out = append(out, begun.json...)
+	for _, m := range messages[1:] {
+		raw, err := encodeMessage(m)
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(append(out, ','), raw...)
+	}
+	out = append(out, ']')
+	clone, err := begun.digest.Clone()
+	if err != nil {
+		return nil, "", err
+	}
+	clone.Write(out[len(begun.json):])
+	return out, schemas.Digest(hex.EncodeToString(clone.Sum(nil))), nil
+}
+
+func (f *firstMessages) begin(m schemas.Message) (first, error) {
+	f.mu.RLock()
+	known, ok := f.byMessage[m]
+	f.mu.RUnlock()
+	if ok {
+		return known, nil
+	}
+	raw, err := encodeMessage(m)
+	if err != nil {
+		return first{}, err
+	}
+	raw = append([]byte("["), raw...)
+	sum := sha256.New()
+	sum.Write(raw)
+	fresh := first{raw, sum.(hash.Cloner)}
+	if len(raw) < worthKeeping {
+		return fresh, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.byMessage) >= maxFirst {
+		clear(f.byMessage)
+	}
+	f.byMessage[m] = fresh
+	return fresh, nil
+}
+
+func encodeMessage(m schemas.Message) ([]byte, error) {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(struct {
+		Content string `json:"content"`
+		Role    string `json:"role"`
+	}{m.Content, m.Role})
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
+}
