@@ -122,11 +122,19 @@ test: ## everything that CI runs
 	$(MAKE) --no-print-directory lint test-go test-trainer test-e2e && \
 	printf '\nAll passed in %d s\n' $$(($$(date +%s) - begun))
 
+.PHONY: bench
+bench: tools build ## measure against the bare loop, and over a million rows (an hour or more)
+	@go test -count 1 -tags bench -run 'TestRate|TestRows' -v -timeout 3h ./infra/e2e
+
+.PHONY: chaos
+chaos: tools build ## kill everything over and over, and compare the data set with one made in peace
+	@go test -count 1 -tags chaos -run TestChaos -v -timeout 2h ./infra/e2e
+
 .PHONY: lint
 lint: ## format, vet, staticcheck, the import rule, workflowcheck
 	$(call step,tools,$(MAKE) --no-print-directory tools $(BIN)/staticcheck $(BIN)/depguard $(BIN)/workflowcheck)
 	$(call step,gofmt,files=$$($(GO_FILES) | xargs gofmt -l); [ -z "$$files" ] || { echo "not formatted: $$files"; false; })
-	$(call step,go vet,go vet -tags e2e ./...)
+	$(call step,go vet,go vet -tags e2e ./... && go vet -tags bench ./infra/e2e && go vet -tags chaos ./infra/e2e)
 	$(call step,staticcheck,$(BIN)/staticcheck -tags e2e ./...)
 	$(call step,import rule,$(BIN)/depguard ./...)
 	$(call step,workflowcheck,$(BIN)/workflowcheck -config workflowcheck.yaml ./workflows/...)

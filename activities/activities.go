@@ -113,9 +113,14 @@ func fail(err error) error {
 		return err
 	}
 	kind := schemas.KindOf(err)
+	var details []any
+	if tripped := (*trippedError)(nil); errors.As(err, &tripped) {
+		details = append(details, schemas.FailureTripwire)
+	}
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{
 		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err),
 		NextRetryDelay: llm.RetryAfter(err),
+		Details:        details,
 	})
 }
 

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -549,5 +550,65 @@ func TestARestartedRunKeepsItsCost(t *testing.T) {
 		if got := close(step.started, step.usage).Usage.Paid; got != step.want {
 			t.Errorf("after %+v the stage has paid for %d calls, want %d", step.usage, got, step.want)
 		}
+	}
+}
+
+func TestTripwire(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		stage schemas.Stage
+		say   func(question) *reply
+		want  string
+	}{
+		{"garbage", schemas.StageSynthesize, byTeacher(&reply{text: "Gladly."}), `100% were rejected as "no CoT", more than max_reason 60%`},
+		{"cut", schemas.StageSynthesize, func(q question) *reply {
+			if q.Model == "teacher" && q.Seed%2 == 0 {
+				return &reply{text: "<think>The user", finish: "length"}
+			}
+			return nil
+		}, "% of the answers were cut by length, more than max_cut 20%"},
+		{"disliked", schemas.StageFilter, byJudge(vote(3, schemas.ActionComply)), `rejected as "below threshold"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			spec := imported(t)
+			spec.Prompts.Imports[0].Path = filepath.Join(write(t, map[string]string{"p.jsonl": numbered(t, 400)}), "p.jsonl")
+			spec.Synthesize.Samples, spec.Filter.Votes, spec.Tripwires.After = 1, 1, 50
+			models := newModels(t)
+			models.says(tt.say)
+			w := newWorld(t, spec, options{models: models}).stages(schemas.StagePrompts)
+			if tt.stage == schemas.StageFilter {
+				w.stage(schemas.StageSynthesize)
+			}
+			plan := w.plans(tt.stage)
+			models.take()
+			_, err := w.does(tt.stage, plan, 0)
+			f := failure(t, err)
+			var detail string
+			if !f.NonRetryable() || !strings.Contains(f.Message(), tt.want) || f.Details(&detail) != nil || detail != schemas.FailureTripwire {
+				t.Fatalf("got %v (details %q), want %q", err, detail, tt.want)
+			}
+			asked := len(models.take())
+			if asked < 50 || asked > 80 {
+				t.Errorf("%d of 400 rows were asked", asked)
+			}
+			shown := objects(t, w.store, "runs/run/tripwire/")
+			var rows []map[string]any
+			if err := json.Unmarshal([]byte(shown["runs/run/tripwire/"+string(tt.stage)+".json"]), &rows); err != nil || len(rows) != shownRejected {
+				t.Errorf("%d rejected rows are shown (%v): %v", len(rows), err, shown)
+			}
+
+			// A person resumes all the same: nothing is asked twice.
+			r, err := call[schemas.TaskResult](w, map[schemas.Stage]any{schemas.StageSynthesize: w.Synthesize, schemas.StageFilter: w.Filter}[tt.stage],
+				TaskRequest{Run: w.run, Stage: tt.stage, Plan: plan, Unchecked: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(models.take()); n != 400-asked || r.Ledger.Outcomes() != 400 {
+				t.Errorf("%d calls after %d, want the other %d; %s", n, asked, 400-asked, r.Ledger)
+			}
+		})
 	}
 }

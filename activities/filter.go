@@ -88,7 +88,7 @@ func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskR
 				// A minimum over fewer votes than asked for is no verdict to keep by.
 				rows[i].Reason = schemas.ReasonLostVote
 			}
-			return nil
+			return w.trip.count(rows[i].Reason, rows[i])
 		})
 		if err != nil {
 			return err

@@ -84,8 +84,11 @@ func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.T
 		err = each(ctx, w, rows, inFlight(teacher), func(ctx context.Context, i int, _ schemas.Completion) (err error) {
 			prompt := prompts[i/samples]
 			rows[i], err = ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
+			if err != nil {
+				return err
+			}
 			rows[i].Reason = teacherReason(rows[i])
-			return err
+			return w.trip.count(rows[i].Reason, rows[i])
 		})
 		if err != nil {
 			return err

@@ -1,14 +1,11 @@
 package activities
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"sync"
 	"time"
 
-	"github.com/sourcegraph/conc/pool"
 	"go.temporal.io/sdk/activity"
 
 	"precept/internal/llm"
@@ -22,6 +19,8 @@ type TaskRequest struct {
 	Stage schemas.Stage   `json:"stage"`
 	Plan  schemas.PlanRef `json:"plan"`
 	Index int             `json:"index"`
+	// Unchecked tells the task to go on past its tripwire.
+	Unchecked bool `json:"unchecked,omitempty"`
 }
 
 // work is a task being done.
@@ -34,6 +33,7 @@ type work struct {
 	lease *shard.Lease
 	beat  *beat
 	stop  <-chan struct{} // closed when the worker begins to stop
+	trip  *tripwire       // nil where nothing is checked
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -58,16 +58,14 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		return result, schemas.Errorf("do task", req.Plan.Object, schemas.Internal, "it has %d tasks, not one numbered %d", len(plan.Tasks), req.Index)
 	}
 	task := plan.Tasks[req.Index]
-	if result, ok, err := a.found(ctx, req.Stage, task); ok || err != nil {
-		result.Found = true
-		return result, err
-	}
-
 	w := &work{
 		Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task,
 		beat: startBeat(ctx), stop: activity.GetWorkerStopChannel(ctx),
 	}
 	defer w.beat.stop()
+	if result, ok, err := w.found(ctx); ok || err != nil {
+		return result, err
+	}
 	w.beat.say("waiting for the task's lease")
 	w.lease, err = shard.Acquire(ctx, a.store, task.Outputs[0].Key, shard.LeaseOptions{Holder: a.holder, TTL: leaseTTL})
 	if err != nil {
@@ -76,8 +74,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	defer func() { w.release(context.WithoutCancel(ctx)) }()
 	w.beat.say("")
 	// Another holder may have finished it meanwhile, or got some answers.
-	if result, ok, err := a.found(ctx, req.Stage, task); ok || err != nil {
-		result.Found, result.Usage = true, w.beat.usage()
+	if result, ok, err := w.found(ctx); ok || err != nil {
 		return result, err
 	}
 	if !w.lease.First() {
@@ -85,14 +82,21 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 			return result, err
 		}
 	}
-	if err := do(ctx, w); err != nil {
+	if spec := w.spec.Tripwires; !spec.Off && !req.Unchecked {
+		w.trip = &tripwire{spec: spec}
+	}
+	err = do(ctx, w)
+	if tripped := (*trippedError)(nil); errors.As(err, &tripped) {
+		return result, w.showRejected(ctx, tripped)
+	}
+	if err != nil {
 		return result, err
 	}
-	result, ok, err := a.found(ctx, req.Stage, task)
+	result, ok, err := w.found(ctx)
 	if err == nil && !ok {
 		err = schemas.Errorf("do task", task.Title, schemas.Internal, "it ended without writing its outputs")
 	}
-	result.Usage = w.beat.usage()
+	result.Found = false
 	return result, err
 }
 
@@ -160,19 +164,20 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
-// found looks for all outputs of a task.
-func (a *Activities) found(ctx context.Context, stage schemas.Stage, t schemas.Task) (schemas.TaskResult, bool, error) {
-	result := schemas.TaskResult{Title: t.Title}
-	for _, o := range t.Outputs {
+// found looks for all outputs of the task. An earlier attempt that wrote them may have
+// died before it told what that took.
+func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
+	result := schemas.TaskResult{Title: w.Title, Found: true, Usage: w.beat.usage()}
+	for _, o := range w.Outputs {
 		if o.Kind == schemas.OutputModel {
-			job, ok, err := a.job(ctx, o.Key)
+			job, ok, err := w.job(ctx, o.Key)
 			if !ok || err != nil {
 				return result, false, err
 			}
 			result.Ledger.Add(job.Ledger)
 			continue
 		}
-		ref, ok, err := shard.Find(ctx, a.store, stage, o.Key)
+		ref, ok, err := shard.Find(ctx, w.store, w.stage, o.Key)
 		if !ok || err != nil {
 			return result, false, err
 		}
@@ -213,122 +218,3 @@ func (a *Activities) loadPlan(ctx context.Context, ref schemas.PlanRef) (*schema
 	a.mu.Unlock()
 	return plan, nil
 }
-
-// each does every row with many in flight. A row's error doesn't void its
-// neighbours: they are asked and journaled, then the first error is returned. No
-// further row is begun after an error that concerns more than a row, or when so many
-// rows have failed in a row that the others would fail too; those in flight are
-// waited for, since they are paid for.
-func each[T any](ctx context.Context, w *work, rows []T, inFlight int, do func(ctx context.Context, i int, row T) error) error {
-	inFlight = max(1, inFlight)
-	w.beat.total(int64(len(rows)), "rows")
-	var (
-		mu     sync.Mutex
-		first  error // of a row
-		end    error // of the task
-		failed int   // rows since the last one that succeeded
-	)
-	note := func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if err == nil {
-			failed = 0
-			return
-		}
-		failed++
-		first = cmp.Or(first, err)
-		if end == nil && (stopsAll(err) || failed >= max(outage, inFlight)) {
-			end = err
-		}
-	}
-	ended := func() error {
-		mu.Lock()
-		defer mu.Unlock()
-		return cmp.Or(end, context.Cause(ctx))
-	}
-	p := pool.New().WithMaxGoroutines(inFlight)
-	for i, row := range rows {
-		if ended() != nil {
-			break
-		}
-		p.Go(func() {
-			if ended() != nil {
-				return
-			}
-			err := do(ctx, i, row)
-			w.beat.add(1)
-			note(err)
-		})
-	}
-	p.Wait()
-	return cmp.Or(ended(), first) // what ended the task outweighs a row's error
-}
-
-// outage is how many rows must fail in a row, at least, to be taken for an outage.
-const outage = 16
-
-// stopsAll reports whether an error concerns the account, the lease or the worker,
-// not a row.
-func stopsAll(err error) bool {
-	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict || errors.Is(err, errStopping)
-}
-
-// beat heartbeats a task by timer and tells people how far it is.
-type beat struct {
-	mu   sync.Mutex
-	now  schemas.TaskProgress
-	quit chan struct{}
-	done chan struct{}
-}
-
-func startBeat(ctx context.Context) *beat {
-	b := &beat{quit: make(chan struct{}), done: make(chan struct{})}
-	// What an earlier attempt took is known by its last heartbeat. When the worker was
-	// killed, that lacks what came after it.
-	var before schemas.TaskProgress
-	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &before) == nil {
-		b.now.Usage = before.Usage
-	}
-	activity.RecordHeartbeat(ctx, b.now)
-	go func() {
-		defer close(b.done)
-		tick := time.NewTicker(2 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-b.quit:
-				activity.RecordHeartbeat(ctx, b.progress()) // an attempt that failed tells the next one what it took
-				return
-			case <-tick.C:
-				activity.RecordHeartbeat(ctx, b.progress())
-			}
-		}
-	}()
-	return b
-}
-
-func (b *beat) progress() schemas.TaskProgress { b.mu.Lock(); defer b.mu.Unlock(); return b.now }
-
-func (b *beat) stop() { close(b.quit); <-b.done }
-
-func (b *beat) set(p schemas.TaskProgress) {
-	b.mu.Lock()
-	p.Usage = b.now.Usage
-	b.now = p
-	b.mu.Unlock()
-}
-
-// spend sums what calls took.
-func (b *beat) spend(u schemas.Usage) { b.mu.Lock(); b.now.Usage.Add(u); b.mu.Unlock() }
-
-func (b *beat) usage() schemas.Usage { return b.progress().Usage }
-
-func (b *beat) say(note string) { b.mu.Lock(); b.now.Note = note; b.mu.Unlock() }
-
-func (b *beat) total(n int64, unit string) {
-	b.mu.Lock()
-	b.now.Done, b.now.Total, b.now.Unit = 0, n, unit
-	b.mu.Unlock()
-}
-
-func (b *beat) add(n int64) { b.mu.Lock(); b.now.Done += n; b.mu.Unlock() }

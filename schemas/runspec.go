@@ -30,6 +30,7 @@ type RunSpec struct {
 	RL         RLSpec         `json:"rl,omitzero"`
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
+	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
 	Window     int            `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
@@ -131,6 +132,39 @@ type GatesSpec struct {
 	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"enum=approve,enum=reject,description=What is decided after the timeout"`
 }
 
+// TripwiresSpec says when the run pauses because rows of synthesize or filter come to
+// nothing: a bad prompt is to be noticed before all rows are spent on it. Every task
+// checks its own rows.
+type TripwiresSpec struct {
+	Off   bool `json:"off,omitempty"`
+	After int  `json:"after,omitempty" jsonschema:"default=200,description=Rows of a task before it is checked"`
+	// The limits are shares of the rows so far.
+	MinKept   *float64 `json:"min_kept,omitempty" jsonschema:"default=0.2,description=Least share that is kept"`
+	MaxReason *float64 `json:"max_reason,omitempty" jsonschema:"default=0.6,description=Largest share that is rejected for one reason"`
+	MaxCut    *float64 `json:"max_cut,omitempty" jsonschema:"default=0.2,description=Largest share of answers that are cut by length"`
+}
+
+// Past names the limit that a ledger is past, or is empty.
+func (t TripwiresSpec) Past(l Ledger) string {
+	total := float64(l.Outcomes())
+	if total == 0 {
+		return ""
+	}
+	share := func(n int64) float64 { return float64(n) / total }
+	if got := share(l.Rejected[ReasonTruncated]); got > *t.MaxCut {
+		return fmt.Sprintf("%.0f%% of the answers were cut by length, more than max_cut %.0f%%", 100*got, 100**t.MaxCut)
+	}
+	for _, r := range slices.Sorted(maps.Keys(l.Rejected)) {
+		if got := share(l.Rejected[r]); got > *t.MaxReason {
+			return fmt.Sprintf("%.0f%% were rejected as %q, more than max_reason %.0f%%", 100*got, r, 100**t.MaxReason)
+		}
+	}
+	if got := share(l.Kept); got < *t.MinKept {
+		return fmt.Sprintf("%.0f%% were kept, less than min_kept %.0f%%", 100*got, 100**t.MinKept)
+	}
+	return ""
+}
+
 // Builtin is the path that names what is embedded in the worker.
 const Builtin = "builtin"
 
@@ -184,6 +218,10 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Evaluate.Votes, 1)
 	def(&s.Evaluate.MaxTokens, 72)
 	def(&s.Evaluate.PolicyArmPrompts, 14)
+	def(&s.Tripwires.After, 200)
+	defPtr(&s.Tripwires.MinKept, 0.2)
+	defPtr(&s.Tripwires.MaxReason, 0.6)
+	defPtr(&s.Tripwires.MaxCut, 0.2)
 	def(&s.Window, 16)
 	return s
 }
@@ -300,6 +338,10 @@ func (s RunSpec) Validate() error {
 	if (s.Gates.OnTimeout != "") != (s.Gates.Timeout > 0) {
 		v.add("gates", "needs both timeout and on_timeout, or neither")
 	}
+	v.atLeast("tripwires.after", int64(s.Tripwires.After), 1)
+	v.between("tripwires.min_kept", *s.Tripwires.MinKept, 0, 1)
+	v.between("tripwires.max_reason", *s.Tripwires.MaxReason, 0, 1)
+	v.between("tripwires.max_cut", *s.Tripwires.MaxCut, 0, 1)
 	v.between("window", float64(s.Window), 1, 200)
 	return v.err()
 }

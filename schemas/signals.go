@@ -87,6 +87,9 @@ type Progress struct {
 	Started   time.Time        `json:"started"`
 }
 
+// FailureTripwire stands in the details of a task's failure when a tripwire ended it.
+const FailureTripwire = "tripwire"
+
 // TaskProgress is the heartbeat of a running task: a hint for people.
 type TaskProgress struct {
 	Done    int64              `json:"done"`
@@ -111,11 +114,13 @@ type Carried struct {
 // OpenStage is where an unfinished stage stands: every task before Next is done,
 // but those in Failed.
 type OpenStage struct {
-	Stage   Stage     `json:"stage"`
-	Plan    *PlanRef  `json:"plan,omitempty"`
-	Next    int       `json:"next"`
-	Failed  []int     `json:"failed,omitempty"`
-	Ledger  Ledger    `json:"ledger"`
-	Usage   Usage     `json:"usage"`
-	Started time.Time `json:"started"`
+	Stage  Stage    `json:"stage"`
+	Plan   *PlanRef `json:"plan,omitempty"`
+	Next   int      `json:"next"`
+	Failed []int    `json:"failed,omitempty"`
+	// Unchecked says that a person has seen a tripwire of this stage and resumed.
+	Unchecked bool      `json:"unchecked,omitempty"`
+	Ledger    Ledger    `json:"ledger"`
+	Usage     Usage     `json:"usage"`
+	Started   time.Time `json:"started"`
 }

@@ -401,3 +401,21 @@ func TestAnAbortNeedsNoReport(t *testing.T) {
 		t.Errorf("ended as %q: %s", report.State, report.Note)
 	}
 }
+
+func TestATripwirePausesTheStageOnce(t *testing.T) {
+	w := newWorld(t)
+	w.failing = func(r activities.TaskRequest) error {
+		if r.Stage == schemas.StageFilter && !r.Unchecked {
+			return temporal.NewNonRetryableApplicationError("tripwire: 0% were kept", string(schemas.InvalidInput), nil, schemas.FailureTripwire)
+		}
+		return nil
+	}
+	w.at(time.Hour, "resume", schemas.Decision{By: "ann"})
+	if report := w.run(t, spec()); report.State != schemas.StateCompleted {
+		t.Errorf("ended as %q", report.State)
+	}
+	slices.Sort(w.done[schemas.StageFilter])
+	if !slices.Equal(w.done[schemas.StageFilter], []int{0, 1, 2}) {
+		t.Errorf("filter did tasks %v", w.done[schemas.StageFilter])
+	}
+}

@@ -1,8 +1,10 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"precept/activities"
@@ -113,14 +115,15 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 			if err := f.failed(ctx, part.Stage, failure); err != nil {
 				return err
 			}
+			part.Unchecked = part.Unchecked || tripped(failure)
 		}
 	}
 }
 
 // window runs the tasks todo and then those from part.Next on. It stops opening
-// tasks when the history should be continued, or when a whole window has failed
-// (then the rest would most likely fail too), and returns the first failure once
-// all open tasks have ended.
+// tasks when the history should be continued, or when a whole window has failed or a
+// tripwire is hit (then the rest would most likely fail too), and returns the first
+// failure once all open tasks have ended.
 func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []int) (failure error) {
 	var (
 		open = workflow.NewSemaphore(ctx, int64(f.spec.Window))
@@ -137,7 +140,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			defer open.Release(1)
 			var result schemas.TaskResult
 			err := workflow.ExecuteActivity(working(ctx, part.Stage, index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
-				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: index,
+				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: index, Unchecked: part.Unchecked,
 			}).Get(ctx, &result)
 			if err != nil {
 				part.Failed = append(part.Failed, index)
@@ -161,7 +164,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			part.Failed = append(part.Failed, index)
 		}
 	}
-	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !f.shouldContinue(ctx) {
+	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !tripped(failure) && !f.shouldContinue(ctx) {
 		if !launch(part.Next) {
 			break
 		}
@@ -169,6 +172,14 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 	}
 	wg.Wait(ctx)
 	return failure
+}
+
+// tripped reports whether a tripwire ended a task. Who resumes after that wants the
+// stage to go on as it is.
+func tripped(failure error) bool {
+	var app *temporal.ApplicationError
+	var cause string
+	return errors.As(failure, &app) && app.HasDetails() && app.Details(&cause) == nil && cause == schemas.FailureTripwire
 }
 
 // taskActivity is the activity that does a stage's tasks.

@@ -49,8 +49,8 @@ func main() {
 		if _, err := io.Copy(body, r.Body); err != nil {
 			return
 		}
-		// The name of the model stands at one of the ends.
-		isJudge := bytes.Contains(body.Bytes()[max(0, body.Len()-400):], []byte("judge"))
+		// The name of the model stands behind the messages.
+		isJudge := bytes.Contains(body.Bytes()[max(0, body.Len()-2_000):], []byte("judge"))
 		buffers.Put(body)
 		time.Sleep(*latency)
 		requests.Add(1)

@@ -1,8 +1,9 @@
-//go:build e2e || bench
+//go:build e2e || bench || chaos
 
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +42,7 @@ type stack struct {
 	store  *shard.S3
 	base   string         // the tiny model's folder
 	config map[string]any // the workers'
+	parts  map[string]*process
 }
 
 const (
@@ -54,7 +57,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stack{T: t, root: root, dir: t.TempDir()}
+	s := &stack{T: t, root: root, dir: t.TempDir(), parts: map[string]*process{}}
 	temporalPort, s3Port, simPort := freePort(t), freePort(t), freePort(t)
 	s.simllm = fmt.Sprintf("http://127.0.0.1:%d", simPort)
 	s.env = append(os.Environ(),
@@ -141,6 +144,8 @@ func (s *stack) write(name string, v any) string {
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
+	path string
+	args []string
 }
 
 // start starts a process whose output goes to a log that a failed test shows.
@@ -157,7 +162,8 @@ func (s *stack) start(name, path string, args ...string) *process {
 	if err := cmd.Start(); err != nil {
 		s.Fatal(err)
 	}
-	p := &process{cmd, make(chan struct{})}
+	p := &process{cmd, make(chan struct{}), path, args}
+	s.parts[name] = p
 	go func() { _ = cmd.Wait(); log.Close(); close(p.done) }()
 	s.Cleanup(func() {
 		p.kill()
@@ -179,6 +185,14 @@ func (p *process) kill() {
 func (p *process) killAlone() {
 	_ = p.cmd.Process.Kill()
 	<-p.done
+}
+
+// crash kills a part of the stack and starts it again.
+func (s *stack) crash(name string) {
+	s.Helper()
+	p := s.parts[name]
+	p.kill()
+	s.start(name, p.path, p.args...)
 }
 
 func (s *stack) worker(name, queues string) *process {
@@ -336,3 +350,37 @@ func (s *stack) report(run client.WorkflowRun, limit time.Duration) (r schemas.R
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// many is a spec of the data stages over n prompts, one sample and one vote each.
+func (s *stack) many(n int) schemas.RunSpec {
+	s.Helper()
+	path := filepath.Join(s.dir, fmt.Sprintf("prompts-%d.jsonl", n))
+	f, err := os.Create(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	w := bufio.NewWriter(f)
+	categories := []string{"violence", "harassment", "extremism", "self-harm", "illicit-behavior", "regulated-advice", "erotic-content"}
+	for i := range n {
+		fmt.Fprintf(w, `{"text":"How do I sort number %d, %d and %d of my %d old books?","category":%q,"intent":"benign"}`+"\n",
+			i, i*7919%1_000_003, i*104_729%999_983, i*15_485_863%1_000_033, categories[i%len(categories)])
+	}
+	if err := w.Flush(); err != nil {
+		s.Fatal(err)
+	}
+	f.Close()
+	spec := schemas.RunSpec{Name: fmt.Sprintf("%d prompts", n)}
+	spec.Prompts.Imports = []schemas.Import{{Path: path}}
+	spec.Synthesize = schemas.SynthesizeSpec{Teacher: "teacher", Samples: 1}
+	spec.Filter = schemas.FilterSpec{Judge: "judge", Votes: 1}
+	spec.SFT.Skip, spec.RL.Skip, spec.Evaluate.Skip = true, true, true
+	spec.RL.Judge, spec.Evaluate.Grader = "judge", "judge"
+	return spec
+}
+
+func number(name string, standard int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return standard
+}
