@@ -31,6 +31,7 @@ type RunSpec struct {
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
+	Until      Stage          `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
 	Window     int            `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
@@ -291,6 +292,9 @@ func (s RunSpec) Validate() error {
 	}
 	for i, in := range s.Evaluate.Suites {
 		in.validate(&v, fmt.Sprintf("evaluate.suites[%d]", i))
+	}
+	if s.Until != "" && (s.Until == StageReport || !slices.Contains(Stages, s.Until)) {
+		v.add("until", "is %q; the stages are %v", s.Until, Stages[:len(Stages)-1])
 	}
 	v.atLeast("seed", s.Seed, 0)
 	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)

@@ -58,6 +58,7 @@ func TestBadSpecs(t *testing.T) {
 		{"arm without its stage", `{"name":"x","rl":{"skip":true},"evaluate":{"arms":["rl"]}}`, "whose stage is skipped"},
 		{"unknown column", `{"name":"x","prompts":{"imports":[{"path":"a.csv","columns":{"txt":"q"}}]}}`, `prompts.imports[0].columns maps "txt"`},
 		{"unknown intent", `{"name":"x","prompts":{"imports":[{"path":"a.csv","intent":"bad"}]}}`, `prompts.imports[0].intent is "bad"`},
+		{"no such last stage", `{"name":"x","until":"report"}`, `until is "report"`},
 		{"an arm twice", `{"name":"x","evaluate":{"arms":["base","base"]}}`, `evaluate.arms has "base" twice`},
 		{"a timeout that decides nothing", `{"name":"x","gates":{"timeout":"1h"}}`, "gates needs both timeout and on_timeout"},
 		{"a decision at no time", `{"name":"x","gates":{"on_timeout":"reject"}}`, "gates needs both timeout and on_timeout"},

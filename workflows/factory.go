@@ -190,6 +190,9 @@ func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, err
 }
 
 func (f *factory) skips(stage schemas.Stage) bool {
+	if until := f.spec.Until; until != "" && slices.Index(schemas.Stages, stage) > slices.Index(schemas.Stages, until) {
+		return true
+	}
 	switch stage {
 	case schemas.StageSFT:
 		return f.spec.SFT.Skip

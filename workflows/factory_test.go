@@ -419,3 +419,13 @@ func TestATripwirePausesTheStageOnce(t *testing.T) {
 		t.Errorf("filter did tasks %v", w.done[schemas.StageFilter])
 	}
 }
+
+func TestUntil(t *testing.T) {
+	w := newWorld(t)
+	spec := spec()
+	spec.Until = schemas.StageCurate
+	report := w.run(t, spec)
+	if report.State != schemas.StateCompleted || len(report.Stages) != 4 || len(w.done[schemas.StageSFT]) != 0 {
+		t.Errorf("ended as %q after %d stages: %v", report.State, len(report.Stages), w.done)
+	}
+}
