@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+func (a *app) explainCommand() *cobra.Command {
+	var showText bool
+	cmd := &cobra.Command{
+		Use:   "explain RUN PROMPT_ID",
+		Short: "Tell the story of one prompt",
+		Long: `Tell what became of one prompt: where it is from, what the teacher wrote, how the judge
+voted and why, what was trained on. The beginning of an ID will do. Prompts and answers
+may be harmful to read: they are shown only with --show-text.
+
+` + exitCodes,
+		Args: takes(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.open(cmd.Context(), a.config)
+			if err != nil {
+				return err
+			}
+			s := story{run: schemas.RunID(args[0])}
+			if err := s.find(cmd.Context(), store, args[1]); err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(a.out, s.plain())
+			}
+			s.print(a, showText)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&showText, "show-text", false, "show prompts, answers and reasons too")
+	return cmd
+}
+
+// story is all that a run has stored of one prompt.
+type story struct {
+	run      schemas.RunID
+	prompt   schemas.Prompt
+	chapters []sample
+}
+
+// chapters are the kinds of rows that belong to a prompt, in the order of the stages.
+var chapters = []struct {
+	stage schemas.Stage
+	kind  string
+}{
+	{schemas.StageSynthesize, schemas.OutputCompletions}, {schemas.StageFilter, schemas.OutputVerdicts},
+	{schemas.StageCurate, schemas.OutputExamples}, {schemas.StageCurate, schemas.OutputRLPrompts},
+	{schemas.StageRL, schemas.OutputRollouts},
+}
+
+func (s *story) find(ctx context.Context, store shard.Store, id string) error {
+	const op = "explain prompt"
+	if len(id) < 4 {
+		return usage("%q is too short for the beginning of an ID; give at least 4 digits", id)
+	}
+	var matching []schemas.Prompt
+	_, err := rowsOf(ctx, store, s.run, schemas.StagePrompts, schemas.OutputPrompts, "", func(r record) bool {
+		p := r.row.(schemas.Prompt)
+		if strings.HasPrefix(p.ID, id) && !slices.ContainsFunc(matching, func(q schemas.Prompt) bool { return q.ID == p.ID }) {
+			matching = append(matching, p)
+		}
+		return false
+	})
+	switch {
+	case err != nil:
+		return err
+	case len(matching) == 0:
+		return schemas.Errorf(op, id, schemas.NotFound, "run %s has no such prompt", s.run).
+			WithHint("List some with: starter peek %s prompts", schemas.ShellWord(string(s.run)))
+	case len(matching) > 1:
+		return usage("%d prompts begin with %q: %s and %s are two", len(matching), id, matching[0].ID, matching[1].ID)
+	}
+	s.prompt = matching[0]
+	for _, c := range chapters {
+		found, err := rowsOf(ctx, store, s.run, c.stage, c.kind, s.prompt.Category, func(r record) bool { return promptOf(r.row) == s.prompt.ID })
+		if schemas.KindOf(err) == schemas.NotFound {
+			break // the run has not come so far
+		}
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			s.chapters = append(s.chapters, sample{c.kind, found})
+		}
+	}
+	return nil
+}
+
+// promptOf is the ID of the prompt that a row belongs to.
+func promptOf(row any) string {
+	switch r := row.(type) {
+	case schemas.Completion:
+		return r.Prompt.ID
+	case schemas.Verdict:
+		return r.PromptID
+	case schemas.Example:
+		return r.PromptID
+	case schemas.RLPrompt:
+		return r.PromptID
+	case schemas.Rollout:
+		return r.PromptID
+	}
+	return ""
+}
+
+// rowsOf picks rows of a stage that has ended; of one category where it is named.
+func rowsOf(ctx context.Context, store shard.Store, run schemas.RunID, stage schemas.Stage, kind string, category schemas.Category, wanted func(record) bool) (found []record, err error) {
+	var m schemas.Manifest
+	err = shard.GetJSON(ctx, store, schemas.ManifestObject(run, stage), &m)
+	if schemas.KindOf(err) == schemas.NotFound {
+		return nil, schemas.Errorf("explain prompt", string(run), schemas.NotFound, "stage %s has not ended", stage).
+			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(run)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	var plan schemas.Plan
+	if err := shard.GetJSON(ctx, store, m.Plan.Object, &plan); err != nil {
+		return nil, err
+	}
+	for _, task := range plan.Tasks {
+		for _, o := range task.Outputs {
+			if o.Kind != kind || category != "" && task.Category != "" && task.Category != category {
+				continue
+			}
+			ref, ok, err := shard.Find(ctx, store, stage, o.Key)
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				continue
+			}
+			records, err := tables[kind].read(ctx, store, ref)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range records {
+				if wanted(r) {
+					found = append(found, r)
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+func (s *story) print(a *app, showText bool) {
+	p := s.prompt
+	fmt.Fprintf(a.out, "Prompt %s, %s, %s, %s, from %s: %s\n", p.ID, p.Category, p.Intent, p.Language, oneLine(p.Source), fate(p.Reason, "kept"))
+	if showText {
+		for _, t := range turns(p.Messages) {
+			fmt.Fprintf(a.out, "%s:\n%s\n", t.name, indent(t.text))
+		}
+	}
+	for _, c := range s.chapters {
+		for _, r := range c.records {
+			fmt.Fprintln(a.out, event(r.row))
+			if showText {
+				for _, t := range r.texts {
+					if t.name != "user" && t.name != "system" {
+						fmt.Fprintf(a.out, "  %s:\n%s\n", t.name, indent(t.text))
+					}
+				}
+			}
+		}
+	}
+}
+
+// event says in a line what happened.
+func event(row any) string {
+	switch r := row.(type) {
+	case schemas.Completion:
+		return fmt.Sprintf("  sample %d by %s: %s, %s; completion %s, request %s", r.Sample, r.Model, words(r.Answer), fate(r.Reason, "kept"), r.ID, r.Request.Short())
+	case schemas.Verdict:
+		var scores []string
+		for _, v := range r.Votes {
+			scores = append(scores, fmt.Sprintf("%.2f (%s, rule %s)", v.Score, v.Action, oneLine(v.Rule)))
+		}
+		early := ""
+		if r.Early {
+			early = ", then the voting ended"
+		}
+		return fmt.Sprintf("  verdict on sample %d by %s: %.2f of votes %s%s: %s", r.Sample, r.Judge, r.Score, strings.Join(scores, ", "), early, fate(r.Reason, "kept"))
+	case schemas.Example:
+		return fmt.Sprintf("  example %s, of completion %s", r.ID, r.CompletionID)
+	case schemas.RLPrompt:
+		return "  a prompt for RL"
+	case schemas.Rollout:
+		reward := "no reward"
+		if r.Reward != nil {
+			reward = fmt.Sprintf("reward %.2f", *r.Reward)
+		}
+		return fmt.Sprintf("  rollout %d of step %d: %s", r.Index, r.Step, reward)
+	}
+	return ""
+}
+
+func fate(reason schemas.Reason, otherwise string) string {
+	if reason != "" {
+		return "rejected: " + string(reason)
+	}
+	return otherwise
+}
+
+// plain is what --json prints: the rows as they are stored.
+func (s *story) plain() map[string]any {
+	out := map[string]any{"prompt": s.prompt}
+	for _, c := range s.chapters {
+		var rows []any
+		for _, r := range c.records {
+			rows = append(rows, r.row)
+		}
+		out[c.kind] = rows
+	}
+	return out
+}

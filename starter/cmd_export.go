@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/template"
+
+	"github.com/spf13/cobra"
+
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+func (a *app) exportCommand() *cobra.Command {
+	var jsonl bool
+	cmd := &cobra.Command{
+		Use:   "export RUN DIR",
+		Short: "Write a run's SFT set as a data set folder",
+		Long: `Write a run's SFT set as a folder with a card: datasets.load_dataset("DIR") opens it as it
+is. The shards are Parquet files in TRL's conversational prompt-completion form. With
+--jsonl there is also sft.jsonl, a line {"messages": [...]} for each row.
+
+` + exitCodes,
+		Args: takes(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.open(cmd.Context(), a.config)
+			if err != nil {
+				return err
+			}
+			e := export{run: schemas.RunID(args[0]), dir: args[1], jsonl: jsonl}
+			if err := e.write(cmd.Context(), store); err != nil {
+				return err
+			}
+			if a.json {
+				return printJSON(a.out, e.card)
+			}
+			fmt.Fprintf(a.out, "%d rows in %d shards: %s\n", e.card.Rows, len(e.card.Shards), e.dir)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&jsonl, "jsonl", false, "write sft.jsonl too")
+	return cmd
+}
+
+// export is a data set folder in the making.
+type export struct {
+	run   schemas.RunID
+	dir   string
+	jsonl bool
+	card  card
+}
+
+// card is what the folder's README says.
+type card struct {
+	Run       schemas.RunID         `json:"run"`
+	Name      string                `json:"name"`
+	Rows      int64                 `json:"rows"`
+	Shards    []string              `json:"shards"`
+	Digest    schemas.Digest        `json:"digest"`
+	Policy    schemas.Digest        `json:"policy"`
+	Teacher   schemas.ModelIdentity `json:"teacher"`
+	Judge     schemas.ModelIdentity `json:"judge"`
+	Votes     int                   `json:"votes"`
+	Threshold float64               `json:"threshold"`
+	Simulated []string              `json:"simulated,omitempty"`
+	Stages    []stageLedger         `json:"stages"`
+	// Categories counts the rows.
+	Categories map[schemas.Category]int64 `json:"categories"`
+	Size       string                     `json:"-"` // the hub's class
+}
+
+type stageLedger struct {
+	Stage  schemas.Stage  `json:"stage"`
+	Ledger schemas.Ledger `json:"ledger"`
+}
+
+func (e *export) write(ctx context.Context, store shard.Store) error {
+	const op = "export run"
+	if entries, err := os.ReadDir(e.dir); err == nil && len(entries) > 0 {
+		return schemas.Errorf(op, string(e.run), schemas.InvalidInput, "%s is not empty", e.dir).WithHint("Name a folder that isn't there yet")
+	}
+	e.card = card{Run: e.run, Categories: map[schemas.Category]int64{}}
+	var curated schemas.Manifest
+	for _, stage := range schemas.Stages[:4] {
+		curated = schemas.Manifest{} // the last one stays
+		err := shard.GetJSON(ctx, store, schemas.ManifestObject(e.run, stage), &curated)
+		if schemas.KindOf(err) == schemas.NotFound {
+			return schemas.Errorf(op, string(e.run), schemas.NotFound, "stage %s has not ended", stage).
+				WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(e.run)))
+		}
+		if err != nil {
+			return err
+		}
+		e.card.Stages = append(e.card.Stages, stageLedger{stage, curated.Ledger})
+	}
+	var plan schemas.Plan
+	if err := shard.GetJSON(ctx, store, curated.Plan.Object, &plan); err != nil {
+		return err
+	}
+	c := &e.card
+	c.Name, c.Policy, c.Simulated = plan.Spec.Name, plan.Inputs.Policy, plan.Inputs.Simulated
+	c.Votes, c.Threshold = plan.Spec.Filter.Votes, *plan.Spec.Filter.Threshold
+	if err := os.MkdirAll(filepath.Join(e.dir, "data"), 0o755); err != nil {
+		return schemas.E(op, e.dir, schemas.InvalidInput, err)
+	}
+	refs := curated.Outputs[schemas.OutputExamples]
+	c.Digest = schemas.DigestOf(refs)
+	for i, ref := range refs {
+		name := fmt.Sprintf("data/train-%05d-of-%05d.parquet", i, len(refs))
+		if err := shard.Fetch(ctx, store, ref, filepath.Join(e.dir, filepath.FromSlash(name))); err != nil {
+			return err
+		}
+		c.Rows, c.Shards = c.Rows+ref.Rows, append(c.Shards, name)
+	}
+	if err := e.rows(ctx, store, refs); err != nil {
+		return err
+	}
+	if err := e.models(ctx, store); err != nil {
+		return err
+	}
+	c.Size = size(c.Rows)
+	return e.file("README.md", func(w *bufio.Writer) error { return cardTemplate.Execute(w, c) })
+}
+
+// rows counts the rows, and writes them as lines where that is asked for.
+func (e *export) rows(ctx context.Context, store shard.Store, refs []schemas.ShardRef) error {
+	each := func(w *bufio.Writer) error {
+		for _, ref := range refs {
+			rows, err := shard.Read[schemas.Example](ctx, store, ref)
+			if err != nil {
+				return err
+			}
+			for _, r := range rows {
+				e.card.Categories[r.Category]++
+				if w == nil {
+					continue
+				}
+				enc := json.NewEncoder(w)
+				enc.SetEscapeHTML(false)
+				if err := enc.Encode(map[string]any{"messages": append(r.Prompt, r.Completion...)}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if !e.jsonl {
+		return each(nil)
+	}
+	return e.file("sft.jsonl", each)
+}
+
+// models finds who wrote and who judged: that stands in the rows.
+func (e *export) models(ctx context.Context, store shard.Store) error {
+	completion, err := firstRow[schemas.Completion](ctx, store, e.run, schemas.StageSynthesize, schemas.OutputCompletions)
+	if err != nil {
+		return err
+	}
+	verdict, err := firstRow[schemas.Verdict](ctx, store, e.run, schemas.StageFilter, schemas.OutputVerdicts)
+	e.card.Teacher, e.card.Judge = completion.Model, verdict.Judge
+	return err
+}
+
+func firstRow[T any](ctx context.Context, store shard.Store, run schemas.RunID, stage schemas.Stage, kind string) (row T, err error) {
+	var m schemas.Manifest
+	if err := shard.GetJSON(ctx, store, schemas.ManifestObject(run, stage), &m); err != nil {
+		return row, err
+	}
+	for _, ref := range m.Outputs[kind] {
+		rows, err := shard.Read[T](ctx, store, ref)
+		if err != nil {
+			return row, err
+		}
+		if len(rows) > 0 {
+			return rows[0], nil
+		}
+	}
+	return row, nil
+}
+
+func (e *export) file(name string, write func(*bufio.Writer) error) error {
+	f, err := os.Create(filepath.Join(e.dir, name))
+	if err != nil {
+		return schemas.E("export run", e.dir, schemas.InvalidInput, err)
+	}
+	defer f.Close()
+	w := bufio.NewWriter(f)
+	if err := write(w); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return schemas.E("export run", name, schemas.Unavailable, err)
+	}
+	return f.Close()
+}
+
+// size is the hub's class of a number of rows.
+func size(rows int64) string {
+	class, low := "n<1K", int64(1_000)
+	for _, next := range []string{"1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M"} {
+		if rows < low {
+			break
+		}
+		class, low = next, low*10
+	}
+	return class
+}
+
+//go:embed card.md.tmpl
+var cardText string
+
+var cardTemplate = template.Must(template.New("card").Parse(cardText))
