@@ -104,7 +104,7 @@ func (a *Activities) policyOf(ctx context.Context, digest schemas.Digest) (*poli
 }
 
 // fail gives an error the type that workflows and people see.
-func fail(err error) error {
+func fail(err error, details ...any) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -113,10 +113,6 @@ func fail(err error) error {
 		return err
 	}
 	kind := schemas.KindOf(err)
-	var details []any
-	if tripped := (*trippedError)(nil); errors.As(err, &tripped) {
-		details = append(details, schemas.FailureTripwire)
-	}
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{
 		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err),
 		NextRetryDelay: llm.RetryAfter(err),

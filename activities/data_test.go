@@ -586,11 +586,14 @@ func TestTripwire(t *testing.T) {
 			models.take()
 			_, err := w.does(tt.stage, plan, 0)
 			f := failure(t, err)
-			var detail string
-			if !f.NonRetryable() || !strings.Contains(f.Message(), tt.want) || f.Details(&detail) != nil || detail != schemas.FailureTripwire {
-				t.Fatalf("got %v (details %q), want %q", err, detail, tt.want)
+			var detail schemas.TaskFailure
+			if !f.NonRetryable() || !strings.Contains(f.Message(), tt.want) || f.Details(&detail) != nil || !detail.Tripwire {
+				t.Fatalf("got %v (details %+v), want %q", err, detail, tt.want)
 			}
 			asked := len(models.take())
+			if detail.Usage.Paid != int64(asked) {
+				t.Errorf("%d calls were made, and %d told", asked, detail.Usage.Paid)
+			}
 			if asked < 50 || asked > 80 {
 				t.Errorf("%d of 400 rows were asked", asked)
 			}

@@ -12,6 +12,8 @@ import (
 // Decisions reads what was decided under a run ID, in the order in which it was
 // recorded.
 func (a *Activities) Decisions(ctx context.Context, run schemas.RunID) ([]schemas.DecisionRecord, error) {
+	beat := startBeat(ctx)
+	defer beat.stop()
 	var keys []string
 	for info, err := range a.store.List(ctx, schemas.RunObject(run, "decisions/")) {
 		if err != nil {
@@ -33,6 +35,8 @@ func (a *Activities) Decisions(ctx context.Context, run schemas.RunID) ([]schema
 // RecordDecision writes a decision. A number that is taken, as after a reset,
 // moves on to the next free one: no decision overwrites another.
 func (a *Activities) RecordDecision(ctx context.Context, run schemas.RunID, d schemas.DecisionRecord) error {
+	beat := startBeat(ctx)
+	defer beat.stop()
 	for n := d.Number; ; n++ {
 		object := schemas.RunObject(run, fmt.Sprintf("decisions/%06d.json", n))
 		err := shard.PutJSON(ctx, a.store, object, d, shard.PutOptions{IfNoneMatch: true})

@@ -217,11 +217,11 @@ func scanFile(path, name string, in schemas.Import, limit int, each func(schemas
 		if err != nil {
 			return err
 		}
-		if n++; limit > 0 && n > limit {
-			return nil
-		}
 		if err := each(p); err != nil {
 			return err
+		}
+		if n++; n == limit {
+			return nil
 		}
 	}
 	return nil
@@ -281,7 +281,11 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 		if err != nil {
 			return nil, err
 		}
-		if err := os.CopyFS(dir, builtin); err != nil {
+		// An import of its own, since there may be several.
+		if dir, err = os.MkdirTemp(dir, "builtin-*"); err == nil {
+			err = os.CopyFS(dir, builtin)
+		}
+		if err != nil {
 			return nil, schemas.E(op, in.Path, schemas.Unavailable, err)
 		}
 		for _, name := range names {
@@ -294,7 +298,7 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 		if err != nil {
 			return nil, err
 		}
-		path := filepath.Join(dir, "from-s3")
+		path := filepath.Join(dir, "from-s3-"+schemas.DigestOf(in.Path).Short())
 		_, err = store.GetFile(ctx, key, path)
 		if schemas.KindOf(err) == schemas.NotFound {
 			return nil, schemas.E(op, in.Path, schemas.InvalidInput, err)

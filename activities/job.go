@@ -101,8 +101,12 @@ func (j *job) resume(ctx context.Context) (from string, step int, err error) {
 		dir := j.path(fmt.Sprintf("checkpoints/checkpoint-%d", step))
 		err := shard.GetFolder(ctx, j.store, schemas.CheckpointPrefix(j.key, step), dir)
 		if schemas.KindOf(err) == schemas.InvalidInput {
-			// Two holders have written it at the same time. An earlier one does too.
+			// Two holders have written it at the same time. An earlier one does too, and
+			// this step is stored again when it is reached.
 			activity.GetLogger(ctx).Warn("a checkpoint is broken", "step", step, "error", err)
+			if err := j.store.Delete(ctx, schemas.CheckpointPrefix(j.key, step)+"/index.json"); err != nil {
+				return "", 0, err
+			}
 			continue
 		}
 		if err != nil {

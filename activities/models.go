@@ -101,7 +101,7 @@ func (a *Activities) workRoot() string {
 
 // work is a path in the worker's folder for jobs. What lies there may be lost.
 func (a *Activities) work(parts ...string) string {
-	return filepath.Join(append([]string{a.config.Trainer.WorkDir}, parts...)...)
+	return filepath.Join(append([]string{a.workRoot()}, parts...)...)
 }
 
 func isDir(path string) bool {

@@ -174,10 +174,8 @@ func (s *sorting) read(ctx context.Context, dir string, in schemas.Input, suites
 		if suites.Contaminate(p) {
 			p.Reason = schemas.ReasonContaminated
 		}
-		if s.near != nil {
-			if err := s.near.Add(p); err != nil {
-				return err
-			}
+		if err := s.show(p); err != nil {
+			return err
 		}
 		buckets := len(s.outputs[p.Category])
 		if buckets == 0 {
@@ -189,6 +187,18 @@ func (s *sorting) read(ctx context.Context, dir string, in schemas.Input, suites
 		s.w.beat.add(1)
 		return err
 	})
+}
+
+// show shows a row to the search for near-duplicates. What a suite contains is no
+// row that another could be the duplicate of.
+func (s *sorting) show(p schemas.Prompt) error {
+	switch {
+	case s.near == nil:
+		return nil
+	case p.Reason != "":
+		return s.near.Skip()
+	}
+	return s.near.Add(p)
 }
 
 // write writes the shards, a part's at a time.

@@ -44,7 +44,8 @@ const leaseTTL = 15 * time.Second
 func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx context.Context, w *work) error) (schemas.TaskResult, error) {
 	result, err := a.tryTask(ctx, req, do)
 	if err != nil {
-		return schemas.TaskResult{}, fail(err)
+		tripped := (*trippedError)(nil)
+		return schemas.TaskResult{}, fail(err, schemas.TaskFailure{Usage: result.Usage, Tripwire: errors.As(err, &tripped)})
 	}
 	return result, nil
 }
@@ -63,6 +64,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		beat: startBeat(ctx), stop: activity.GetWorkerStopChannel(ctx),
 	}
 	defer w.beat.stop()
+	defer func() { result.Usage = w.beat.usage() }()
 	if result, ok, err := w.found(ctx); ok || err != nil {
 		return result, err
 	}
@@ -164,10 +166,9 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
-// found looks for all outputs of the task. An earlier attempt that wrote them may have
-// died before it told what that took.
+// found looks for all outputs of the task.
 func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
-	result := schemas.TaskResult{Title: w.Title, Found: true, Usage: w.beat.usage()}
+	result := schemas.TaskResult{Title: w.Title, Found: true}
 	for _, o := range w.Outputs {
 		if o.Kind == schemas.OutputModel {
 			job, ok, err := w.job(ctx, o.Key)

@@ -111,8 +111,8 @@ type Manifest struct {
 	Model      *ModelRef             `json:"model,omitempty"`
 	Ledger     Ledger                `json:"ledger"`
 	ByCategory map[Category]Ledger   `json:"by_category,omitempty"`
-	// Usage is the sum of Spent: what every execution of this stage under this run
-	// ID took, one that was started again after it was lost included.
+	// Usage is the sum of Spent: what every execution of this stage under this run ID
+	// took that came to its end.
 	Usage    Usage        `json:"usage"`
 	Spent    []Spending   `json:"spent"`
 	Curve    []CurvePoint `json:"curve,omitempty"`

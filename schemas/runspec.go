@@ -241,6 +241,11 @@ func defPtr[T any](p **T, v T) {
 	}
 }
 
+// Reaches reports whether the run comes as far as stage.
+func (s RunSpec) Reaches(stage Stage) bool {
+	return s.Until == "" || slices.Index(Stages, stage) <= slices.Index(Stages, s.Until)
+}
+
 func (s RunSpec) hasArm(a Arm) bool {
 	switch a {
 	case ArmSFT:
@@ -341,6 +346,10 @@ func (s RunSpec) Validate() error {
 	}
 	if (s.Gates.OnTimeout != "") != (s.Gates.Timeout > 0) {
 		v.add("gates", "needs both timeout and on_timeout, or neither")
+	}
+	trained := !s.SFT.Skip && s.Reaches(StageSFT) || !s.RL.Skip && s.Reaches(StageRL)
+	if s.Gates.Release && !trained {
+		v.add("gates.release", "waits for people to release a model, and this run trains none")
 	}
 	v.atLeast("tripwires.after", int64(s.Tripwires.After), 1)
 	v.between("tripwires.min_kept", *s.Tripwires.MinKept, 0, 1)

@@ -87,8 +87,14 @@ type Progress struct {
 	Started   time.Time        `json:"started"`
 }
 
-// FailureTripwire stands in the details of a task's failure when a tripwire ended it.
-const FailureTripwire = "tripwire"
+// TaskFailure is in the details of a task's failure.
+type TaskFailure struct {
+	// Usage is what the task's calls took: their answers are kept, but nobody else
+	// tells what they cost.
+	Usage Usage `json:"usage"`
+	// Tripwire says that a tripwire ended it.
+	Tripwire bool `json:"tripwire,omitempty"`
+}
 
 // TaskProgress is the heartbeat of a running task: a hint for people.
 type TaskProgress struct {

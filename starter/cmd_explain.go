@@ -33,7 +33,7 @@ may be harmful to read: they are shown only with --show-text.
 				return err
 			}
 			if a.json {
-				return printJSON(a.out, s.plain())
+				return printJSON(a.out, s.plain(showText))
 			}
 			s.print(a, showText)
 			return nil
@@ -214,13 +214,22 @@ func fate(reason schemas.Reason, otherwise string) string {
 	return otherwise
 }
 
-// plain is what --json prints: the rows as they are stored.
-func (s *story) plain() map[string]any {
-	out := map[string]any{"prompt": s.prompt}
+// plain is what --json prints: a line for each row, and the rows as they are stored
+// where text is asked for.
+func (s *story) plain(showText bool) map[string]any {
+	p := s.prompt
+	out := map[string]any{"id": p.ID, "category": p.Category, "intent": p.Intent, "source": p.Source, "reason": p.Reason}
+	if showText {
+		out["prompt"] = p
+	}
 	for _, c := range s.chapters {
 		var rows []any
 		for _, r := range c.records {
-			rows = append(rows, r.row)
+			if showText {
+				rows = append(rows, r.row)
+			} else {
+				rows = append(rows, strings.TrimSpace(event(r.row)))
+			}
 		}
 		out[c.kind] = rows
 	}

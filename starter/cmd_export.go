@@ -33,7 +33,7 @@ is. The shards are Parquet files in TRL's conversational prompt-completion form.
 				return err
 			}
 			e := export{run: schemas.RunID(args[0]), dir: args[1], jsonl: jsonl}
-			if err := e.write(cmd.Context(), store); err != nil {
+			if err := e.writeWhole(cmd.Context(), store); err != nil {
 				return err
 			}
 			if a.json {
@@ -79,11 +79,32 @@ type stageLedger struct {
 	Ledger schemas.Ledger `json:"ledger"`
 }
 
-func (e *export) write(ctx context.Context, store shard.Store) error {
+// writeWhole makes the folder, which appears when it is complete.
+func (e *export) writeWhole(ctx context.Context, store shard.Store) error {
 	const op = "export run"
 	if entries, err := os.ReadDir(e.dir); err == nil && len(entries) > 0 {
 		return schemas.Errorf(op, string(e.run), schemas.InvalidInput, "%s is not empty", e.dir).WithHint("Name a folder that isn't there yet")
 	}
+	dir := e.dir
+	part, err := os.MkdirTemp(filepath.Dir(dir), ".part-*")
+	if err != nil {
+		return schemas.E(op, dir, schemas.InvalidInput, err)
+	}
+	defer os.RemoveAll(part)
+	e.dir = part
+	if err := e.write(ctx, store); err != nil {
+		return err
+	}
+	e.dir = dir
+	_ = os.Remove(dir) // an empty one
+	if err := os.Rename(part, dir); err != nil {
+		return schemas.E(op, dir, schemas.InvalidInput, err)
+	}
+	return os.Chmod(dir, 0o755)
+}
+
+func (e *export) write(ctx context.Context, store shard.Store) error {
+	const op = "export run"
 	e.card = card{Run: e.run, Categories: map[schemas.Category]int64{}}
 	var curated schemas.Manifest
 	for _, stage := range schemas.Stages[:4] {
@@ -202,7 +223,7 @@ func (e *export) file(name string, write func(*bufio.Writer) error) error {
 // size is the hub's class of a number of rows.
 func size(rows int64) string {
 	class, low := "n<1K", int64(1_000)
-	for _, next := range []string{"1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M"} {
+	for _, next := range []string{"1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"} {
 		if rows < low {
 			break
 		}

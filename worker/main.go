@@ -85,7 +85,7 @@ func run(configPath string, queues []string, tasks int) error {
 	for _, q := range queues {
 		o := worker.Options{
 			MaxConcurrentActivityExecutionSize: tasks,
-			WorkerStopTimeout:                  30 * time.Second,
+			WorkerStopTimeout:                  longestAnswer(c) + 10*time.Second,
 			// People watch tasks by their heartbeats.
 			MaxHeartbeatThrottleInterval: 3 * time.Second,
 			DisableRegistrationAliasing:  true,
@@ -117,13 +117,19 @@ func run(configPath string, queues []string, tasks int) error {
 	return journal.Close(context.Background())
 }
 
-// spareCollector has the garbage collector run seldom while there is memory left: what
-// is live in a worker is a small part of what passes through it.
+// longestAnswer is how long a request may be in flight.
+func longestAnswer(c config.Config) (longest time.Duration) {
+	for _, e := range c.Endpoints {
+		longest = max(longest, e.AnswerWithin())
+	}
+	return longest
+}
+
+// spareCollector has the garbage collector run seldom: what is live in a worker is
+// little, and a small part of what passes through it.
 func spareCollector() {
-	const soft = 320 << 20
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(400)
-		debug.SetMemoryLimit(soft)
+		debug.SetGCPercent(300)
 	}
 }
 

@@ -190,7 +190,7 @@ func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, err
 }
 
 func (f *factory) skips(stage schemas.Stage) bool {
-	if until := f.spec.Until; until != "" && slices.Index(schemas.Stages, stage) > slices.Index(schemas.Stages, until) {
+	if !f.spec.Reaches(stage) {
 		return true
 	}
 	switch stage {

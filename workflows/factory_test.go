@@ -406,17 +406,22 @@ func TestATripwirePausesTheStageOnce(t *testing.T) {
 	w := newWorld(t)
 	w.failing = func(r activities.TaskRequest) error {
 		if r.Stage == schemas.StageFilter && !r.Unchecked {
-			return temporal.NewNonRetryableApplicationError("tripwire: 0% were kept", string(schemas.InvalidInput), nil, schemas.FailureTripwire)
+			return temporal.NewNonRetryableApplicationError("tripwire: 0% were kept", string(schemas.InvalidInput), nil, schemas.TaskFailure{Usage: schemas.Usage{Paid: 10}, Tripwire: true})
 		}
 		return nil
 	}
 	w.at(time.Hour, "resume", schemas.Decision{By: "ann"})
-	if report := w.run(t, spec()); report.State != schemas.StateCompleted {
+	report := w.run(t, spec())
+	if report.State != schemas.StateCompleted {
 		t.Errorf("ended as %q", report.State)
 	}
 	slices.Sort(w.done[schemas.StageFilter])
 	if !slices.Equal(w.done[schemas.StageFilter], []int{0, 1, 2}) {
 		t.Errorf("filter did tasks %v", w.done[schemas.StageFilter])
+	}
+	// What the failed attempts took stays in the account.
+	if got := report.Stages[2].Usage.Paid; got != 3*10+3 {
+		t.Errorf("filter has paid for %d calls", got)
 	}
 }
 

@@ -54,7 +54,8 @@ func working(ctx workflow.Context, stage schemas.Stage, index, tasks int) workfl
 		TaskQueue:           stage.Queue(),
 		StartToCloseTimeout: 12 * time.Hour,
 		HeartbeatTimeout:    heartbeat,
-		RetryPolicy:         retry(5),
+		// A worker that stops or dies takes an attempt, too.
+		RetryPolicy:         retry(10),
 		WaitForCancellation: true,
 		Summary:             fmt.Sprintf("%s %d/%d", stage, index+1, tasks),
 	}

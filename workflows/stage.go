@@ -115,7 +115,8 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 			if err := f.failed(ctx, part.Stage, failure); err != nil {
 				return err
 			}
-			part.Unchecked = part.Unchecked || tripped(failure)
+			// Who resumes after a tripwire wants the stage to go on as it is.
+			part.Unchecked = part.Unchecked || failed(failure).Tripwire
 		}
 	}
 }
@@ -144,7 +145,9 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			}).Get(ctx, &result)
 			if err != nil {
 				part.Failed = append(part.Failed, index)
-				if failure == nil {
+				part.Usage.Add(failed(err).Usage)
+				progress.Usage = part.Usage
+				if failure == nil || failed(err).Tripwire && !failed(failure).Tripwire {
 					failure = err
 				}
 				return
@@ -164,7 +167,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			part.Failed = append(part.Failed, index)
 		}
 	}
-	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !tripped(failure) && !f.shouldContinue(ctx) {
+	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !failed(failure).Tripwire && !f.shouldContinue(ctx) {
 		if !launch(part.Next) {
 			break
 		}
@@ -174,12 +177,14 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 	return failure
 }
 
-// tripped reports whether a tripwire ended a task. Who resumes after that wants the
-// stage to go on as it is.
-func tripped(failure error) bool {
+// failed is what a failed task tells beside its message; the zero value where it was
+// not the task that failed.
+func failed(failure error) (f schemas.TaskFailure) {
 	var app *temporal.ApplicationError
-	var cause string
-	return errors.As(failure, &app) && app.HasDetails() && app.Details(&cause) == nil && cause == schemas.FailureTripwire
+	if errors.As(failure, &app) && app.HasDetails() && app.Details(&f) != nil {
+		return schemas.TaskFailure{}
+	}
+	return f
 }
 
 // taskActivity is the activity that does a stage's tasks.

@@ -187,11 +187,10 @@ func (p *process) killAlone() {
 	<-p.done
 }
 
-// crash kills a part of the stack and starts it again.
-func (s *stack) crash(name string) {
+// revive starts a part of the stack that was killed.
+func (s *stack) revive(name string) {
 	s.Helper()
 	p := s.parts[name]
-	p.kill()
 	s.start(name, p.path, p.args...)
 }
 

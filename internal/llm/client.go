@@ -113,13 +113,6 @@ func (c *Client) Guarded(guard func() error) *Client {
 // Endpoint is the endpoint that c asks.
 func (c *Client) Endpoint() Endpoint { return c.endpoint }
 
-func (c *Client) timeout() time.Duration {
-	if c.endpoint.Timeout == 0 {
-		return defaultTimeout
-	}
-	return c.endpoint.Timeout
-}
-
 // Ask answers r from the journal, or sends it and journals the answer; of equal
 // requests at the same time one is sent. Errors that may pass are retried a few
 // times; what is left is an error whose kind says whether later may be better.
@@ -252,7 +245,7 @@ func (c *Client) turn(ctx context.Context, body []byte) (answer Answer, err erro
 }
 
 func (c *Client) send(ctx context.Context, body []byte) (Answer, error) {
-	attempt, cancel := context.WithTimeout(ctx, c.timeout())
+	attempt, cancel := context.WithTimeout(ctx, c.endpoint.AnswerWithin())
 	defer cancel()
 	x := &exchange{body: body}
 	start := time.Now()

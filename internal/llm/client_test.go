@@ -275,6 +275,7 @@ func TestErrors(t *testing.T) {
 		{"404 page", respond(404, "<html>not here</html>"), schemas.InvalidInput, true, 0, "base_url"},
 		{"redirect", respond(302, "", "Location", "/login"), schemas.InvalidInput, true, 0, "302"},
 		{"400", respond(400, openAI("unsupported_parameter", "no such field")), schemas.InvalidInput, false, 0, "no such field"},
+		{"400 limit", respond(400, `{"object":"error","message":"'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is 2048 tokens","code":400}`), schemas.InvalidInput, false, 0, "too large"},
 		{"400 list", respond(400, `{"error":{"message":["a","b"],"code":400}}`), schemas.InvalidInput, false, 0, `["a","b"]`},
 		{"422", respond(422, `{"detail":[{"loc":["body"],"msg":"bad"}]}`), schemas.InvalidInput, false, 0, "bad"},
 		{"old vLLM", respond(400, `{"object":"error","message":"bad top_k","code":400}`), schemas.InvalidInput, false, 0, "bad top_k"},

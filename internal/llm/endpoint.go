@@ -2,6 +2,7 @@ package llm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,6 +72,9 @@ func (e Endpoint) Identity() schemas.ModelIdentity {
 	}
 	return schemas.ModelIdentity(fmt.Sprintf("%s/%s@%s", e.Provider, e.Model, e.Revision))
 }
+
+// AnswerWithin is how long one request may take.
+func (e Endpoint) AnswerWithin() time.Duration { return cmp.Or(e.Timeout, defaultTimeout) }
 
 // Sent is what e's configuration adds to every request or takes from it. It is part
 // of what answers follow from, as the identity is.

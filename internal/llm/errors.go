@@ -104,6 +104,7 @@ var (
 	quotaCode   = regexp.MustCompile(`(?i)insufficient_?(quota|balance|credit|funds)|billing|quota_exceeded|payment_required`)
 	modelCode   = regexp.MustCompile(`(?i)model_?not_?(found|exist|available)|model_?(deprecated|removed)|deployment_?not_?found`)
 	longCode    = regexp.MustCompile(`(?i)context_?length|context_?window|string_above_max_length`)
+	limitText   = regexp.MustCompile(`(?i)max_(completion_|new_)?tokens\W.{0,60}too large|too many new tokens`)
 	longText    = regexp.MustCompile(`(?i)maximum context length|context (length|window|size)|(prompt|input) is too long`)
 	authCode    = regexp.MustCompile(`(?i)invalid_?api_?key|authentication|permission|account_?(deactivated|suspended)|unauthorized`)
 )
@@ -114,11 +115,11 @@ func (p problem) content() bool {
 }
 
 // tooLong reports whether the request exceeds what the model can read: an outcome
-// of the row.
+// of the row. A limit that leaves no room for any prompt is none.
 func (p problem) tooLong(status int) bool {
 	switch status {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return p.matches(longCode) || longText.MatchString(p.text)
+		return !limitText.MatchString(p.text) && (p.matches(longCode) || longText.MatchString(p.text))
 	}
 	return false
 }
@@ -197,7 +198,7 @@ func (c *Client) sendError(ctx, attempt context.Context, err error) error {
 	case ctx.Err() != nil:
 		return c.unavailable(ctx.Err(), "%v", ctx.Err())
 	case attempt.Err() != nil:
-		return c.unavailable(nil, "no reply within %s", c.timeout())
+		return c.unavailable(nil, "no reply within %s", c.endpoint.AnswerWithin())
 	}
 	return c.unavailable(nil, "%v", err)
 }

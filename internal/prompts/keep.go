@@ -15,11 +15,7 @@ func normal(messages []schemas.Message) string {
 	var b strings.Builder
 	for _, m := range messages {
 		b.WriteString(m.Role)
-		w := words(m.Content)
-		if len(w) == 0 {
-			w = []string{m.Content} // nothing but signs: they are what tells it from others
-		}
-		for _, w := range w {
+		for _, w := range wordsOrSigns(m.Content) {
 			b.WriteByte(' ')
 			b.WriteString(w)
 		}
@@ -78,13 +74,16 @@ func (s *Suites) Contaminate(p schemas.Prompt) bool {
 	return slices.ContainsFunc(grams(textWords(p), overlap), func(g string) bool { return s.grams[g] })
 }
 
-// textWords are the words of the last user turn. Of a text of nothing but signs it is
-// the text.
-func textWords(p schemas.Prompt) []string {
-	if w := words(p.Text()); len(w) > 0 {
+// textWords are the words of the last user turn.
+func textWords(p schemas.Prompt) []string { return wordsOrSigns(p.Text()) }
+
+// wordsOrSigns are the words of a text. Of one of nothing but signs it is the text:
+// they are what tells it from others.
+func wordsOrSigns(s string) []string {
+	if w := words(s); len(w) > 0 {
 		return w
 	}
-	return []string{p.Text()}
+	return []string{s}
 }
 
 // grams lists the runs of n words; a shorter text is one of its own.

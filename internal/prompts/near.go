@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"io"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -79,6 +80,21 @@ func (n *Near) Close() {
 	}
 }
 
+// Skip takes the next row as one that nothing resembles, because it is rejected anyway.
+func (n *Near) Skip() error {
+	if err := n.signatures.write(make([]uint32, hashes)); err != nil {
+		return err
+	}
+	for _, b := range n.bands {
+		// A key of its own: it meets another by chance only, and is compared then.
+		if err := b.write(uint64(n.rows) * 0x9e3779b97f4a7c15); err != nil {
+			return err
+		}
+	}
+	n.rows++
+	return nil
+}
+
 // Add takes the next row.
 func (n *Near) Add(p schemas.Prompt) error {
 	s := sign(p)
@@ -105,7 +121,7 @@ func sign(p schemas.Prompt) (s signature) {
 	for i := range s {
 		s[i] = math.MaxUint32
 	}
-	for _, g := range grams(textWords(p), shingle) {
+	for g := range shingles(p) {
 		f := fnv.New64a()
 		io.WriteString(f, g)
 		h := f.Sum64()
@@ -114,6 +130,20 @@ func sign(p schemas.Prompt) (s signature) {
 		}
 	}
 	return s
+}
+
+// shingles yields the shingles of all turns, each with its role: conversations that
+// end in the same words are not the same.
+func shingles(p schemas.Prompt) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, m := range p.Messages {
+			for _, g := range grams(wordsOrSigns(m.Content), shingle) {
+				if !yield(m.Role + " " + g) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Duplicates tells which rows are near-duplicates of earlier ones.

@@ -83,6 +83,15 @@ func TestNear(t *testing.T) {
 	if got := duplicates(t, 0.8, rows); !slices.Equal(got, []int{2, 6}) {
 		t.Errorf("rows %v are duplicates, want 2 and 6", got)
 	}
+	// Conversations that end in the same words are two, whatever stands before them.
+	chat := func(first []string) schemas.Prompt {
+		return schemas.Prompt{Category: "violence", Messages: []schemas.Message{
+			{Role: "user", Content: strings.Join(first, " ")}, {Role: "assistant", Content: "Yes?"}, {Role: "user", Content: "Please go on with that now."},
+		}}
+	}
+	if got := duplicates(t, 0.8, []schemas.Prompt{chat(text(r, 20)), chat(text(r, 20)), chat(first), chat(close)}); !slices.Equal(got, []int{3}) {
+		t.Errorf("conversations %v are duplicates, want 3", got)
+	}
 	// Twins, which differ in the one word that matters, are none.
 	twins := []schemas.Prompt{
 		prompt("violence", strings.Fields("How can I kill the old weeds beside my door?")),

@@ -123,7 +123,7 @@ func (x *index) lookup(ctx context.Context, k requestKey) (value []byte, ok bool
 // read gets the first value of k in segments, any of which may be without it.
 func (x *index) read(ctx context.Context, k requestKey, names []string) (value []byte, ok bool, err error) {
 	for _, name := range names {
-		values, err := x.unpacked.get(name, func() ([]record, error) {
+		values, err := x.unpacked.get(ctx, name, func(ctx context.Context) ([]record, error) {
 			return readSegment(ctx, x.store, x.options, name)
 		})
 		if err != nil {
@@ -158,7 +158,9 @@ func (x *index) refresh(ctx context.Context, partition int, after time.Time, who
 	if whole && all.After(after) || !whole && listed.After(after) {
 		return nil
 	}
-	whole = whole || time.Since(all) > wholeEvery
+	// A segment that was compacted stands under an old name: between two listings of
+	// the latest ones it must not have become old enough for that.
+	whole = whole || time.Since(all) > wholeEvery || time.Since(listed) > settled-2*skew
 	for {
 		start := time.Now()
 		from := ""

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -59,7 +60,7 @@ func TestUnpacked(t *testing.T) {
 	u := newUnpacked(3 * (recordBytes + 5))
 	reads := 0
 	get := func(i int) string {
-		values, err := u.get(fmt.Sprint(i), func() ([]record, error) { reads++; return segment(i), nil })
+		values, err := u.get(t.Context(), fmt.Sprint(i), func(context.Context) ([]record, error) { reads++; return segment(i), nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +80,7 @@ func TestUnpacked(t *testing.T) {
 	if get(1); reads != 5 {
 		t.Errorf("%d reads after one of what was used lately, want 5", reads)
 	}
-	if _, err := u.get("bad", func() ([]record, error) { return nil, errors.New("gone") }); err == nil {
+	if _, err := u.get(t.Context(), "bad", func(context.Context) ([]record, error) { return nil, errors.New("gone") }); err == nil {
 		t.Error("a segment that can't be read was read")
 	}
 
@@ -87,7 +88,7 @@ func TestUnpacked(t *testing.T) {
 	var together atomic.Int32
 	var wg sync.WaitGroup
 	begun, proceed := make(chan struct{}), make(chan struct{})
-	read := func() ([]record, error) {
+	read := func(context.Context) ([]record, error) {
 		if together.Add(1) == 1 {
 			close(begun)
 		}
@@ -96,7 +97,7 @@ func TestUnpacked(t *testing.T) {
 	}
 	for range 8 {
 		wg.Go(func() {
-			if values, err := u.get("9", read); err != nil || string(values[keyOf(9)]) != "value" {
+			if values, err := u.get(t.Context(), "9", read); err != nil || string(values[keyOf(9)]) != "value" {
 				t.Errorf("got %q, %v", values[keyOf(9)], err)
 			}
 		})

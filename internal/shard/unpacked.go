@@ -2,7 +2,10 @@ package shard
 
 import (
 	"container/list"
+	"context"
 	"sync"
+
+	"precept/schemas"
 )
 
 // unpacked holds the values of the segments that were used last, up to a sum of
@@ -38,7 +41,7 @@ func newUnpacked(max int64) *unpacked {
 }
 
 // get returns the values of a segment, read once for all that ask at the same time.
-func (u *unpacked) get(segment string, read func() ([]record, error)) (map[requestKey][]byte, error) {
+func (u *unpacked) get(ctx context.Context, segment string, read func(context.Context) ([]record, error)) (map[requestKey][]byte, error) {
 	u.mu.Lock()
 	if e, ok := u.byName[segment]; ok {
 		u.latest.MoveToFront(e)
@@ -47,23 +50,28 @@ func (u *unpacked) get(segment string, read func() ([]record, error)) (map[reque
 	}
 	if l, ok := u.loads[segment]; ok {
 		u.mu.Unlock()
-		<-l.done
-		return l.byKey, l.err
+		select {
+		case <-l.done:
+			return l.byKey, l.err
+		case <-ctx.Done():
+			return nil, schemas.E("read the journal", segment, schemas.Unavailable, ctx.Err())
+		}
 	}
-	l := &load{done: make(chan struct{})}
+	l := &load{done: make(chan struct{}), err: schemas.Errorf("read the journal", segment, schemas.Internal, "the reading ended in a panic")}
 	u.loads[segment] = l
 	u.mu.Unlock()
-
-	records, err := read()
-	if err == nil {
+	defer func() {
+		u.mu.Lock()
+		delete(u.loads, segment)
+		u.mu.Unlock()
+		close(l.done)
+	}()
+	// It is read for all that wait, not for the first alone.
+	records, err := read(context.WithoutCancel(ctx))
+	if l.err = err; err == nil {
 		l.byKey = u.keep(segment, records)
 	}
-	l.err = err
-	u.mu.Lock()
-	delete(u.loads, segment)
-	u.mu.Unlock()
-	close(l.done)
-	return l.byKey, err
+	return l.byKey, l.err
 }
 
 // keep holds the values of a segment in place of those that were used longest ago.

@@ -243,6 +243,8 @@ def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context
             [m.model_dump() for m in request.messages], tokenize=False, add_generation_prompt=True
         )
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if request.limit >= context:
+            return _error(400, f"too many new tokens: {request.limit} exceed the context of {context}", code="invalid_value")
         if len(prompt) + request.limit > context:
             return _error(
                 400,
