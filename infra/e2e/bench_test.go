@@ -165,14 +165,8 @@ func TestRows(t *testing.T) {
 			return err == nil && d.WorkflowExecutionInfo.Status == enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
 		})
 		report := s.report(run, time.Minute)
-		resp, err := http.Get(url + "/requests")
-		if err != nil {
-			t.Fatal(err)
-		}
-		requests, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
 		t.Logf("%d rows: %s in all, peak memory %.0f MiB, %.1f CPU seconds, %s requests so far, %.1f events a 1,000 rows; synthesize rows/s by tenths: %v",
-			n, time.Since(begun).Round(time.Second), w.status(t, "VmHWM"), w.cpu(t).Seconds(), strings.TrimSpace(string(requests)),
+			n, time.Since(begun).Round(time.Second), w.status(t, "VmHWM"), w.cpu(t).Seconds(), requests(t, url),
 			float64(s.events(id))/float64(n)*1000, marks)
 		for _, stage := range report.Stages {
 			t.Logf("  %-10s %6.1f s, %d tasks, %s", stage.Stage, stage.Seconds, stage.Tasks, stage.Ledger)
@@ -200,4 +194,56 @@ func (s *stack) events(id string) (n int64) {
 			return n
 		}
 	}
+}
+
+// TestRebuild deletes all shards of a run and has another one make them again from
+// the journal alone.
+func TestRebuild(t *testing.T) {
+	s, url := mocked(t, 0, 64)
+	n := number("BENCH_REBUILD", 100_000)
+	spec := s.many(n)
+	spec.Filter.Votes = 3
+	w := s.worker("worker-1", "factory,llm")
+	first := s.report(s.startRun("first", spec), time.Hour)
+	asked := requests(t, url)
+	w.kill()
+	deleted := 0
+	for info, err := range s.store.List(t.Context(), "shards/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.store.Delete(t.Context(), info.Key); err != nil {
+			t.Fatal(err)
+		}
+		deleted++
+	}
+	w = s.worker("worker-2", "factory,llm")
+	second := s.report(s.startRun("second", spec), time.Hour)
+	if again := requests(t, url); again != asked {
+		t.Errorf("%s requests, then %s", asked, again)
+	}
+	var seconds float64
+	for i, stage := range second.Stages {
+		seconds += stage.Seconds
+		if stage.Digest != first.Stages[i].Digest {
+			t.Errorf("stage %s has another digest", stage.Stage)
+		}
+	}
+	t.Logf("%d rows with 3 votes: %d shards made again in %.1f s (synthesize %.1f, filter %.1f), peak memory %.0f MiB, %s requests in all",
+		n, deleted, seconds, second.Stages[1].Seconds, second.Stages[2].Seconds, w.status(t, "VmHWM"), asked)
+}
+
+// requests is how many requests the mock has answered.
+func requests(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url + "/requests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(raw))
 }
