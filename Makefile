@@ -113,6 +113,7 @@ define step
 endef
 
 GO_FILES := find . -name '*.go' -not -path './.precept/*'
+TAGS     := e2e,bench,chaos
 RACE     := ./internal/... ./workflows/... ./activities/...
 
 # One after the other: torch beside a Go build is many times slower.
@@ -134,8 +135,8 @@ chaos: tools build ## kill everything over and over, and compare the data set wi
 lint: ## format, vet, staticcheck, the import rule, workflowcheck
 	$(call step,tools,$(MAKE) --no-print-directory tools $(BIN)/staticcheck $(BIN)/depguard $(BIN)/workflowcheck)
 	$(call step,gofmt,files=$$($(GO_FILES) | xargs gofmt -l); [ -z "$$files" ] || { echo "not formatted: $$files"; false; })
-	$(call step,go vet,go vet -tags e2e ./... && go vet -tags bench ./infra/e2e && go vet -tags chaos ./infra/e2e)
-	$(call step,staticcheck,$(BIN)/staticcheck -tags e2e ./...)
+	$(call step,go vet,go vet -tags $(TAGS) ./...)
+	$(call step,staticcheck,$(BIN)/staticcheck -tags $(TAGS) ./...)
 	$(call step,import rule,$(BIN)/depguard ./...)
 	$(call step,workflowcheck,$(BIN)/workflowcheck -config workflowcheck.yaml ./workflows/...)
 

@@ -43,7 +43,7 @@ func run(url string, n, inFlight, size int) error {
 	for i := range n {
 		p.Go(func() error {
 			resp, err := client.CreateChatCompletion(context.Background(), openai.ChatCompletionRequest{
-				Model: "mock-teacher", MaxTokens: 1024, Temperature: 1,
+				Model: "mock-teacher", MaxCompletionTokens: 1024, Temperature: 1,
 				Messages: []openai.ChatCompletionMessage{
 					{Role: "system", Content: system}, {Role: "user", Content: fmt.Sprintf("How do I sort %d things?", i)},
 				},

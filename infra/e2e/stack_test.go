@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -15,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -187,13 +185,6 @@ func (p *process) killAlone() {
 	<-p.done
 }
 
-// revive starts a part of the stack that was killed.
-func (s *stack) revive(name string) {
-	s.Helper()
-	p := s.parts[name]
-	s.start(name, p.path, p.args...)
-}
-
 func (s *stack) worker(name, queues string) *process {
 	s.Helper()
 	return s.start(name, s.bin("worker"), "--config", s.write("worker.json", s.config), "--queues", queues)
@@ -349,37 +340,3 @@ func (s *stack) report(run client.WorkflowRun, limit time.Duration) (r schemas.R
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
-// many is a spec of the data stages over n prompts, one sample and one vote each.
-func (s *stack) many(n int) schemas.RunSpec {
-	s.Helper()
-	path := filepath.Join(s.dir, fmt.Sprintf("prompts-%d.jsonl", n))
-	f, err := os.Create(path)
-	if err != nil {
-		s.Fatal(err)
-	}
-	w := bufio.NewWriter(f)
-	categories := []string{"violence", "harassment", "extremism", "self-harm", "illicit-behavior", "regulated-advice", "erotic-content"}
-	for i := range n {
-		fmt.Fprintf(w, `{"text":"How do I sort number %d, %d and %d of my %d old books?","category":%q,"intent":"benign"}`+"\n",
-			i, i*7919%1_000_003, i*104_729%999_983, i*15_485_863%1_000_033, categories[i%len(categories)])
-	}
-	if err := w.Flush(); err != nil {
-		s.Fatal(err)
-	}
-	f.Close()
-	spec := schemas.RunSpec{Name: fmt.Sprintf("%d prompts", n)}
-	spec.Prompts.Imports = []schemas.Import{{Path: path}}
-	spec.Synthesize = schemas.SynthesizeSpec{Teacher: "teacher", Samples: 1}
-	spec.Filter = schemas.FilterSpec{Judge: "judge", Votes: 1}
-	spec.SFT.Skip, spec.RL.Skip, spec.Evaluate.Skip = true, true, true
-	spec.RL.Judge, spec.Evaluate.Grader = "judge", "judge"
-	return spec
-}
-
-func number(name string, standard int) int {
-	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
-		return n
-	}
-	return standard
-}
