@@ -244,7 +244,9 @@ def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context
         )
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
         if request.limit >= context:
-            return _error(400, f"too many new tokens: {request.limit} exceed the context of {context}", code="invalid_value")
+            return _error(
+                400, f"too many new tokens: {request.limit} exceed the context of {context}", code="invalid_value"
+            )
         if len(prompt) + request.limit > context:
             return _error(
                 400,
