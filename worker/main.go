@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +37,6 @@ func main() {
 	tasks := flag.Int("tasks", 8, "tasks at a time on the queues factory and llm; gpu has one")
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	spareCollector()
 	if err := run(*configPath, strings.Split(*queues, ","), *tasks); err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		os.Exit(1)
@@ -51,6 +51,7 @@ func run(configPath string, queues []string, tasks int) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	boundMemory(ctx)
 	c, err := config.Load(configPath)
 	if err != nil {
 		return err
@@ -125,12 +126,29 @@ func longestAnswer(c config.Config) (longest time.Duration) {
 	return longest
 }
 
-// spareCollector has the garbage collector run seldom: what is live in a worker is
-// little, and a small part of what passes through it.
-func spareCollector() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(300)
+// boundMemory has the garbage collector run seldom, since little of what passes through
+// a worker stays, but before the heap is large: reading Parquet makes garbage faster than
+// the collector would expect. The bound moves with what is live, so that the collector
+// never works against it in vain.
+func boundMemory(ctx context.Context) {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
+	const least = 320 << 20
+	debug.SetGCPercent(400)
+	debug.SetMemoryLimit(least)
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	go func() {
+		for {
+			select {
+			case <-time.After(2 * time.Second):
+				metrics.Read(live)
+				debug.SetMemoryLimit(max(least, int64(live[0].Value.Uint64())*3/2))
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 }
 
 func envOr(name, fallback string) string {
