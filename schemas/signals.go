@@ -1,6 +1,11 @@
 package schemas
 
-import "time"
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+)
 
 // The names of signals, updates and queries of a Factory run. Each signal has an
 // update of the same name, whose validator answers at once when the message
@@ -22,6 +27,23 @@ type Decision struct {
 	Opening string `json:"opening,omitempty"`
 	Digest  Digest `json:"digest,omitempty"`
 	Note    string `json:"note,omitempty"`
+}
+
+// UnmarshalJSON refuses unknown fields: a decision whose gate or opening is misspelt
+// must not pass for one that names none.
+func (d *Decision) UnmarshalJSON(b []byte) error {
+	type plain Decision
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var p plain
+	if err := dec.Decode(&p); err != nil {
+		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
+			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest and note", m[1])
+		}
+		return E("read decision", "", InvalidInput, err)
+	}
+	*d = Decision(p)
+	return nil
 }
 
 // The verdicts of a decision.
@@ -60,6 +82,7 @@ const (
 	StateCompleted = "completed"
 	StateRejected  = "rejected"
 	StateAborted   = "aborted"
+	StateFailed    = "failed" // bad input, or counts that don't add up
 )
 
 // StageProgress is one stage's part of Progress.

@@ -129,6 +129,9 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 }
 
 func (a *app) printPeek(p peek, found []sample) error {
+	if len(found) == 0 && p.category != "" {
+		return schemas.Errorf("peek at", string(p.run), schemas.NotFound, "stage %s has no task of category %q", p.stage, p.category)
+	}
 	if len(found) == 0 {
 		fmt.Fprintf(a.out, "Stage %s writes no rows: see starter report %s\n", p.stage, schemas.ShellWord(string(p.run)))
 	}

@@ -117,7 +117,7 @@ all                                328         3       0.00  1m14s
 The run waits for a person at its dataset gate (opening dataset-1-0123456789ab):
   Is the dataset good to train on? 184 examples (kept 184).
   digest        0123456789abcdef
-  look at it    starter peek first curate
+  look at it    starter peek first curate --show-text   (may be harmful to read)
   approve       starter approve first dataset --opening dataset-1-0123456789ab --by "YOUR NAME"
   or            temporal workflow signal --workflow-id first --name approve --input '{"gate":"dataset","by":"YOUR NAME"}'
 

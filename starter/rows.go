@@ -57,22 +57,22 @@ var tables = map[string]table{
 			texts: append(turns(c.Prompt.Messages), text{"CoT", c.CoT}, text{"answer", c.Answer}),
 		}
 	}),
-	schemas.OutputVerdicts: tableOf("completion category intent sample judge score votes early reason", func(v schemas.Verdict) record {
+	schemas.OutputVerdicts: tableOf("completion prompt category intent sample judge score votes early reason", func(v schemas.Verdict) record {
 		r := record{
-			cells: cells(short(v.CompletionID), v.Category, v.Intent, v.Sample, v.Judge, fmt.Sprintf("%.2f", v.Score),
+			cells: cells(short(v.CompletionID), short(v.PromptID), v.Category, v.Intent, v.Sample, v.Judge, fmt.Sprintf("%.2f", v.Score),
 				len(v.Votes), v.Early, v.Reason),
 			category: v.Category, reason: v.Reason,
 		}
 		r.texts = votes(v.Votes)
 		return r
 	}),
-	schemas.OutputExamples: tableOf("id category intent language source score words", func(e schemas.Example) record {
+	schemas.OutputExamples: tableOf("id prompt category intent language source score words", func(e schemas.Example) record {
 		n := 0
 		for _, m := range e.Completion {
 			n += len(strings.Fields(m.Content))
 		}
 		return record{
-			cells:    cells(short(e.ID), e.Category, e.Intent, e.Language, e.Source, fmt.Sprintf("%.2f", e.Score), n),
+			cells:    cells(short(e.ID), short(e.PromptID), e.Category, e.Intent, e.Language, e.Source, fmt.Sprintf("%.2f", e.Score), n),
 			category: e.Category, texts: append(turns(e.Prompt), turns(e.Completion)...),
 		}
 	}),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"precept/schemas"
 )
@@ -44,7 +45,7 @@ type decided struct {
 
 // failed is a run's failure as an error that says what to do.
 func failed(run schemas.RunID, e end) error {
-	message := fmt.Sprintf("run %s failed: %s. ", run, e.Failure)
+	message := fmt.Sprintf("run %s failed: %s. ", run, strings.TrimRight(e.Failure, "."))
 	if e.Kind == schemas.InvalidInput {
 		message += fmt.Sprintf("Mend what it names, then: starter start SPEC.json --run %s", schemas.ShellWord(string(run)))
 	} else {

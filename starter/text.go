@@ -137,7 +137,7 @@ func gateBlock(run schemas.RunID, o schemas.Opening) string {
 	case schemas.GateFailure:
 		verdict = schemas.DecisionResume
 	case schemas.GateDataset:
-		look = fmt.Sprintf("  look at it    starter peek %s %s\n", schemas.ShellWord(string(run)), schemas.StageCurate)
+		look = fmt.Sprintf("  look at it    starter peek %s %s --show-text   (may be harmful to read)\n", schemas.ShellWord(string(run)), schemas.StageCurate)
 	case schemas.GateRelease:
 		look = fmt.Sprintf("  look at it    starter report %s\n", schemas.ShellWord(string(run)))
 	}

@@ -29,6 +29,10 @@ func Factory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carrie
 	}
 	report, err := f.run(ctx)
 	if err != nil {
+		if !workflow.IsContinueAsNewError(err) {
+			f.state = schemas.StateFailed
+			f.show(ctx)
+		}
 		return schemas.RunReport{}, err
 	}
 	return report, f.settle(ctx)

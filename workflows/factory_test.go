@@ -434,3 +434,41 @@ func TestUntil(t *testing.T) {
 		t.Errorf("ended as %q after %d stages: %v", report.State, len(report.Stages), w.done)
 	}
 }
+
+// A decision that can't be read, or names what no decision has, decides nothing.
+func TestAMisspeltDecisionIsStale(t *testing.T) {
+	w := newWorld(t)
+	send := func(at time.Duration, payload any) {
+		w.RegisterDelayedCallback(func() { w.SignalWorkflow("approve", payload) }, at)
+	}
+	send(time.Hour, map[string]string{"gaet": "release", "by": "ann"})
+	send(2*time.Hour, map[string]string{"gate": "dataset", "by": "ann", "openin": "dataset-1-0"})
+	send(3*time.Hour, "dataset")
+	w.at(4*time.Hour, "reject", schemas.Decision{Gate: schemas.GateDataset, By: "ann", Note: "no"})
+	if report := w.run(t, gated()); report.State != schemas.StateRejected {
+		t.Errorf("ended as %q", report.State)
+	}
+	var notes []string
+	for _, r := range w.records {
+		if r.Stale {
+			notes = append(notes, r.Decision.Note)
+		}
+	}
+	if len(notes) != 3 || !strings.Contains(notes[0], `unknown field "gaet"`) || !strings.Contains(notes[1], `unknown field "openin"`) {
+		t.Errorf("stale decisions: %q", notes)
+	}
+}
+
+func TestAFailedRunSaysSo(t *testing.T) {
+	w := newWorld(t)
+	w.planned = func(s schemas.Stage, n int64) int64 { return n + 1 }
+	w.ExecuteWorkflow(FactoryName, spec(), nil)
+	v, err := w.QueryWorkflow(schemas.QueryProgress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p schemas.Progress
+	if err := v.Get(&p); err != nil || p.State != schemas.StateFailed {
+		t.Errorf("the state is %q, %v", p.State, err)
+	}
+}

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -147,15 +148,30 @@ func (f *factory) check(verdict string, d schemas.Decision) error {
 	return fmt.Errorf("gate %q takes %v, not %q", f.waiting.Gate, verdicts[f.waiting.Gate], verdict)
 }
 
+// signalled records the decision in a signal.
+func (f *factory) signalled(ctx workflow.Context, verdict string, raw json.RawMessage) {
+	var d schemas.Decision
+	if err := json.Unmarshal(raw, &d); err != nil {
+		f.record(ctx, verdict, schemas.Decision{By: "unknown"}, err)
+		return
+	}
+	f.decide(ctx, verdict, d)
+}
+
 // decide records a decision, as stale when it makes no sense now, and lets the
 // gate go on once it is stored.
 func (f *factory) decide(ctx workflow.Context, verdict string, d schemas.Decision) schemas.DecisionRecord {
+	return f.record(ctx, verdict, d, f.check(verdict, d))
+}
+
+// record records a decision, as stale where there is something against it.
+func (f *factory) record(ctx workflow.Context, verdict string, d schemas.Decision, against error) schemas.DecisionRecord {
 	record := schemas.DecisionRecord{
 		Number: len(f.carried.Decisions) + 1, Verdict: verdict, Decision: d, At: workflow.Now(ctx),
 	}
-	if err := f.check(verdict, d); err != nil {
+	if against != nil {
 		record.Stale = true
-		record.Decision.Note = join(d.Note, "stale: "+err.Error())
+		record.Decision.Note = join(d.Note, "stale: "+against.Error())
 	} else {
 		record.Decision.Gate, record.Decision.Opening, record.Decision.Digest = f.waiting.Gate, f.waiting.ID, f.waiting.Digest
 		f.answer = &answer{verdict, record.Decision}
@@ -179,11 +195,12 @@ func (f *factory) listen(ctx workflow.Context) error {
 		})
 		workflow.GoNamed(ctx, "signal "+verdict, func(ctx workflow.Context) {
 			for {
-				var d schemas.Decision
-				if more := ch.Receive(ctx, &d); !more {
+				// Read by hand: one that can't be read is recorded, too.
+				var raw json.RawMessage
+				if more := ch.Receive(ctx, &raw); !more {
 					return
 				}
-				f.decide(ctx, verdict, d)
+				f.signalled(ctx, verdict, raw)
 			}
 		})
 		err := workflow.SetUpdateHandlerWithOptions(ctx, verdict,
@@ -208,10 +225,10 @@ func (f *factory) listen(ctx workflow.Context) error {
 func (f *factory) settle(ctx workflow.Context) error {
 	for _, verdict := range []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort} {
 		ch := workflow.GetSignalChannel(ctx, verdict)
-		var d schemas.Decision
-		for ch.ReceiveAsync(&d) {
-			f.decide(ctx, verdict, d)
-			d = schemas.Decision{}
+		var raw json.RawMessage
+		for ch.ReceiveAsync(&raw) {
+			f.signalled(ctx, verdict, raw)
+			raw = nil
 		}
 	}
 	return workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) && f.writing == 0 })

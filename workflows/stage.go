@@ -40,6 +40,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	}
 	progress.Tasks = part.Plan.Tasks
 	progress.Done, progress.Ledger, progress.Usage = part.Next-len(part.Failed), part.Ledger, part.Usage
+	workflow.SetCurrentDetails(ctx, details(f.progress())) // no event of the history
 
 	if err := f.tasks(ctx, part, progress); err != nil {
 		return err

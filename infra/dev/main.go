@@ -93,6 +93,7 @@ func run(ctx context.Context, args []string) error {
 			name, value, _ := strings.Cut(pair, "=")
 			fmt.Printf("export %s=%s\n", name, shellQuote(value))
 		}
+		fmt.Printf("export PRECEPT_CONFIG=%s\n", shellQuote(filepath.Join(root, "infra/dev/worker.yaml")))
 		fmt.Printf("export PATH=%s:\"$PATH\"\n", shellQuote(filepath.Join(root, binDir)))
 		return nil
 	case "clean-check":

@@ -93,8 +93,8 @@ func (s settings) ports() []port {
 }
 
 func (s settings) addresses() string {
-	return fmt.Sprintf("Temporal  127.0.0.1:%d\nUI        http://127.0.0.1:%d\nS3        http://127.0.0.1:%d, bucket %s (files under %s/%s)\nLogs      %s/",
-		s.TemporalPort, s.UIPort, s.S3Port, bucket, s3Dir, bucket, logDir)
+	return fmt.Sprintf("Temporal  127.0.0.1:%d\nUI        http://127.0.0.1:%d\nS3        http://127.0.0.1:%d, bucket %s (files under %s/%s)\nLogs      %s/\nShell     eval \"$(%s/precept-dev env)\"  (finds temporal and starter)",
+		s.TemporalPort, s.UIPort, s.S3Port, bucket, s3Dir, bucket, logDir, binDir)
 }
 
 // public is the environment that a client of the stack needs, as NAME=value.
