@@ -18,8 +18,9 @@ func (a *app) explainCommand() *cobra.Command {
 		Use:   "explain RUN PROMPT_ID",
 		Short: "Tell the story of one prompt",
 		Long: `Tell what became of one prompt: where it is from, what the teacher wrote, how the judge
-voted and why, what was trained on. The beginning of an ID will do. Prompts and answers
-may be harmful to read: they are shown only with --show-text.
+voted and why, what was trained on. The beginning of an ID will do, and the ID of a
+completion or an example too. Prompts and answers may be harmful to read: they are shown
+only with --show-text.
 
 ` + exitCodes,
 		Args: takes(2, 2),
@@ -62,11 +63,15 @@ var chapters = []struct {
 
 func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 	const op = "explain prompt"
-	if len(id) < 4 {
-		return usage("%q is too short for the beginning of an ID; give at least 4 digits", id)
+	if id = strings.ToLower(id); len(id) < 4 || strings.Trim(id, "0123456789abcdef") != "" {
+		return usage("%q is not the beginning of an ID; give at least 4 of its digits (0-9, a-f)", id)
+	}
+	id, err := promptBehind(ctx, store, s.run, id)
+	if err != nil {
+		return err
 	}
 	var matching []schemas.Prompt
-	_, err := rowsOf(ctx, store, s.run, schemas.StagePrompts, schemas.OutputPrompts, "", func(r record) bool {
+	_, err = rowsOf(ctx, store, s.run, schemas.StagePrompts, schemas.OutputPrompts, "", func(r record) bool {
 		p := r.row.(schemas.Prompt)
 		if strings.HasPrefix(p.ID, id) && !slices.ContainsFunc(matching, func(q schemas.Prompt) bool { return q.ID == p.ID }) {
 			matching = append(matching, p)
@@ -96,6 +101,32 @@ func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 		}
 	}
 	return nil
+}
+
+// promptBehind is the ID of the prompt that a completion or an example with this ID
+// belongs to; without one it is the ID as it came.
+func promptBehind(ctx context.Context, store shard.Store, run schemas.RunID, id string) (string, error) {
+	for _, c := range chapters[:3] {
+		found, err := rowsOf(ctx, store, run, c.stage, c.kind, "", func(r record) bool {
+			switch row := r.row.(type) {
+			case schemas.Completion:
+				return strings.HasPrefix(row.ID, id)
+			case schemas.Example:
+				return strings.HasPrefix(row.ID, id)
+			}
+			return false
+		})
+		if schemas.KindOf(err) == schemas.NotFound {
+			break // the run has not come so far
+		}
+		if err != nil {
+			return "", err
+		}
+		if len(found) > 0 {
+			return promptOf(found[0].row), nil
+		}
+	}
+	return id, nil
 }
 
 // promptOf is the ID of the prompt that a row belongs to.

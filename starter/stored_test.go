@@ -71,10 +71,15 @@ func TestExplain(t *testing.T) {
 	if diff := cmp.Diff(want, out); code != exitOK || diff != "" {
 		t.Errorf("exit code %d: %s%s", code, stderr, diff)
 	}
+	for _, id := range []string{"cccc", "DDDDDD", "eeeeee"} { // completions and an example of it
+		if _, out, stderr := transcript(t, nil, store, "explain", "first", id); out != want {
+			t.Errorf("%s: %s%s", id, stderr, out)
+		}
+	}
 	if _, out, _ = transcript(t, nil, store, "explain", "first", "aaaaaa", "--show-text"); !strings.Contains(out, harmful) || !strings.Contains(out, "All is well.") {
 		t.Errorf("the texts are asked for but not shown:\n%s", out)
 	}
-	for id, want := range map[string]string{"aa": "too short", "aaaa": "2 prompts begin with", "ffff": "has no such prompt"} {
+	for id, want := range map[string]string{"aa": "at least 4", "zzzz": "at least 4", "aaaa": "2 prompts begin with", "ffff": "has no such prompt"} {
 		if code, _, stderr := transcript(t, nil, store, "explain", "first", id); code == exitOK || !strings.Contains(stderr, want) {
 			t.Errorf("%s: exit code %d: %s", id, code, stderr)
 		}
