@@ -3,7 +3,6 @@ package shard
 import (
 	"bytes"
 	"context"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -311,7 +310,7 @@ func (t *table) find(k requestKey) (numbers []uint64) {
 func (t *table) add(k requestKey, number uint64) {
 	if number >= 1<<numberBits {
 		// Sixteen million segments: more than a listing of a partition can bear.
-		number = math.MaxUint64 &^ (math.MaxUint64 << numberBits)
+		number = 1<<numberBits - 1
 	}
 	t.tail = append(t.tail, t.mark(k)|number)
 	if len(t.tail) < tailLength {
