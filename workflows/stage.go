@@ -117,7 +117,7 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 				return err
 			}
 			// Who resumes after a tripwire wants the stage to go on as it is.
-			part.Unchecked = part.Unchecked || failed(failure).Tripwire
+			part.Unchecked = part.Unchecked || taskFailure(failure).Tripwire
 		}
 	}
 }
@@ -146,9 +146,9 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			}).Get(ctx, &result)
 			if err != nil {
 				part.Failed = append(part.Failed, index)
-				part.Usage.Add(failed(err).Usage)
+				part.Usage.Add(taskFailure(err).Usage)
 				progress.Usage = part.Usage
-				if failure == nil || failed(err).Tripwire && !failed(failure).Tripwire {
+				if failure == nil || taskFailure(err).Tripwire && !taskFailure(failure).Tripwire {
 					failure = err
 				}
 				return
@@ -168,7 +168,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			part.Failed = append(part.Failed, index)
 		}
 	}
-	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !failed(failure).Tripwire && !f.shouldContinue(ctx) {
+	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
 		if !launch(part.Next) {
 			break
 		}
@@ -178,9 +178,9 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 	return failure
 }
 
-// failed is what a failed task tells beside its message; the zero value where it was
+// taskFailure is what a failed task tells beside its message; the zero value where it was
 // not the task that failed.
-func failed(failure error) (f schemas.TaskFailure) {
+func taskFailure(failure error) (f schemas.TaskFailure) {
 	var app *temporal.ApplicationError
 	if errors.As(failure, &app) && app.HasDetails() && app.Details(&f) != nil {
 		return schemas.TaskFailure{}
