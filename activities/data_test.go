@@ -210,8 +210,8 @@ func TestARowsOutcomeIsItsOwn(t *testing.T) {
 		{"answerless", byTeacher(thought("violence", "")), schemas.ReasonEmpty, ""},
 		{"uncited", byTeacher(thought("gardening", "Gladly.")), schemas.ReasonNoCitation, ""},
 		{"disliked", byJudge(vote(3, schemas.ActionComply)), "", schemas.ReasonBelowThreshold},
-		{"unreadable", byJudge(&reply{text: "Well."}), "", schemas.ReasonLostVote},
-		{"unjudgeable", byJudge(&reply{status: 400, code: "content_filter"}), "", schemas.ReasonLostVote},
+		{"unreadable", byJudge(&reply{text: "Well."}), "", schemas.ReasonMalformedVerdict},
+		{"unjudgeable", byJudge(&reply{status: 400, code: "content_filter"}), "", schemas.ReasonMalformedVerdict},
 		{"ordinary", nil, "", ""},
 	}
 	var prompts []prompt
@@ -263,7 +263,7 @@ func TestARowsOutcomeIsItsOwn(t *testing.T) {
 		}
 	}
 	misheard := verdicts[schemas.PromptID("violence", []schemas.Message{{Role: "user", Content: "Say something misheard."}})]
-	if misheard.Reason != schemas.ReasonLostVote || len(misheard.Votes) != 2 {
+	if misheard.Reason != schemas.ReasonMalformedVerdict || len(misheard.Votes) != 2 {
 		t.Errorf("a vote of three is lost: got %+v", misheard)
 	}
 	if kept := w.sums[3].Ledger.Kept; kept != 2 {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/sourcegraph/conc/pool"
@@ -12,29 +14,61 @@ import (
 	"precept/schemas"
 )
 
-// each does every row with many in flight. A row's error doesn't void its
-// neighbours: they are asked and journaled, then the first error is returned. No
-// further row is begun after an error that concerns more than a row, or when so many
-// rows have failed in a row that the others would fail too; those in flight are
-// waited for, since they are paid for.
-func each[T any](ctx context.Context, w *work, rows []T, inFlight int, do func(ctx context.Context, i int, row T) error) error {
+// rowFailure is a row that got no outcome.
+type rowFailure struct {
+	index int
+	err   error
+}
+
+// rowsError is that rows failed where all others have an outcome.
+type rowsError struct {
+	rows, of int
+	first    error
+}
+
+func (e *rowsError) Error() string {
+	if e.rows == 1 {
+		return e.first.Error()
+	}
+	return fmt.Sprintf("%d of %d rows failed; the first: %v", e.rows, e.of, e.first)
+}
+
+func (e *rowsError) Unwrap() error { return e.first }
+
+// each does n rows with many in flight. A row's error doesn't void its neighbours: they
+// are asked and journaled. The rows that failed are returned where the task may end
+// without as many, else they are its error. No further row is begun after an error that
+// concerns more than a row, or when so many rows have failed in a row that the others
+// would fail too; those in flight are waited for, since they are paid for.
+func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Context, i int) error) ([]rowFailure, error) {
 	inFlight = max(1, inFlight)
-	w.beat.total(int64(len(rows)), "rows")
+	w.beat.total(int64(n), "rows")
 	var (
-		mu     sync.Mutex
-		first  error // of a row
-		end    error // of the task
-		failed int   // rows since the last one that succeeded
+		mu       sync.Mutex
+		failures []rowFailure
+		first    error // of a row
+		other    error // the first that is not about a request
+		end      error // of the task
+		failed   int   // rows since the last one that succeeded
+		left     int   // rows that were not to be asked
 	)
-	note := func(err error) {
+	note := func(i int, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil {
 			failed = 0
 			return
 		}
+		failures = append(failures, rowFailure{i, err})
+		if out := (*leftOut)(nil); errors.As(err, &out) {
+			left++
+			return
+		}
 		failed++
 		first = cmp.Or(first, err)
+		if !llm.IsRequest(err) {
+			other = cmp.Or(other, err)
+		}
 		if end == nil && (stopsAll(err) || failed >= max(outage, inFlight)) {
 			end = err
 		}
@@ -45,7 +79,7 @@ func each[T any](ctx context.Context, w *work, rows []T, inFlight int, do func(c
 		return cmp.Or(end, context.Cause(ctx))
 	}
 	p := pool.New().WithMaxGoroutines(inFlight)
-	for i, row := range rows {
+	for i := range n {
 		if ended() != nil {
 			break
 		}
@@ -53,13 +87,20 @@ func each[T any](ctx context.Context, w *work, rows []T, inFlight int, do func(c
 			if ended() != nil {
 				return
 			}
-			err := do(ctx, i, row)
+			err := do(ctx, i)
 			w.beat.add(1)
-			note(err)
+			note(i, err)
 		})
 	}
 	p.Wait()
-	return cmp.Or(ended(), first) // what ended the task outweighs a row's error
+	if err := cmp.Or(ended(), other); err != nil || len(failures) == 0 {
+		return nil, err // what ended the task outweighs a row's error
+	}
+	slices.SortFunc(failures, func(x, y rowFailure) int { return cmp.Compare(x.index, y.index) })
+	if int64(len(failures)-left) > w.mayMiss {
+		return nil, &rowsError{rows: len(failures) - left, of: n, first: first}
+	}
+	return failures, nil
 }
 
 // outage is how many rows must fail in a row, at least, to be taken for an outage.
@@ -70,4 +111,19 @@ const outage = 16
 func stopsAll(err error) bool {
 	tripped := (*trippedError)(nil)
 	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict || errors.Is(err, errStopping) || errors.As(err, &tripped)
+}
+
+// failureReason says in the ledger's words why a row failed.
+func failureReason(err error) schemas.Reason {
+	switch kind := schemas.KindOf(err); {
+	case llm.IsLate(err):
+		return schemas.ReasonTimedOut
+	case kind == schemas.RateLimited:
+		return schemas.ReasonRateLimited
+	case kind == schemas.Unavailable:
+		return schemas.ReasonUnavailable
+	case kind == schemas.InvalidInput:
+		return schemas.ReasonBadRequest
+	}
+	return schemas.ReasonInternal
 }

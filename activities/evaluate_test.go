@@ -166,7 +166,7 @@ func TestAGradeThatIsLost(t *testing.T) {
 	spec := evaluated(t)
 	spec.Evaluate.Arms = []schemas.Arm{schemas.ArmBase}
 	w := newWorld(t, spec, options{models: models, trainer: serving(t, models)}).stages(append(dataStages, schemas.StageSample, schemas.StageGrade)...)
-	want := ledger(3, map[schemas.Reason]int64{schemas.ReasonLostVote: 1})
+	want := ledger(3, map[schemas.Reason]int64{schemas.ReasonMalformedVerdict: 1})
 	if d := cmp.Diff(want, w.sums[5].Ledger); d != "" {
 		t.Errorf("ledger (- want, + got):\n%s", d)
 	}

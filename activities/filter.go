@@ -9,7 +9,7 @@ import (
 )
 
 // filterVersion changes when the same votes give other verdicts.
-const filterVersion = 1
+const filterVersion = 2
 
 // filter plans a task for every shard of completions.
 func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -68,42 +68,41 @@ func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskR
 		}
 		s := w.spec.Filter
 		j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens})
-		rows := make([]schemas.Verdict, len(completions))
-		err = each(ctx, w, completions, inFlight(client), func(ctx context.Context, i int, c schemas.Completion) error {
+		verdicts := rowsOf[schemas.Verdict]{
+			kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
+			reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
+		}
+		return verdicts.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Verdict, error) {
+			c := completions[i]
 			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 			w.beat.spend(r.Usage)
 			if err != nil {
-				return err
+				return schemas.Verdict{}, err
 			}
-			rows[i] = schemas.Verdict{
+			v := schemas.Verdict{
 				CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
 				Sample: c.Sample, Judge: client.Endpoint().Identity(), Score: r.Score, Votes: r.Votes, Early: r.Early,
 			}
 			switch {
 			case len(r.Votes) == 0:
-				rows[i].Reason = schemas.ReasonLostVote
+				v.Reason = schemas.ReasonMalformedVerdict
 			case r.Score < *s.Threshold:
-				rows[i].Reason = schemas.ReasonBelowThreshold
+				v.Reason = schemas.ReasonBelowThreshold
 			case r.Lost > 0:
 				// A minimum over fewer votes than asked for is no verdict to keep by.
-				rows[i].Reason = schemas.ReasonLostVote
+				v.Reason = schemas.ReasonMalformedVerdict
 			}
-			return w.trip.count(rows[i].Reason, rows[i])
+			return v, w.trip.count(v.Reason, v)
 		})
-		if err != nil {
-			return err
-		}
-		ledger := schemas.Ledger{Planned: w.Planned}
-		for _, r := range rows {
-			ledger.Count(r.Reason)
-		}
-		key, err := w.Output(schemas.OutputVerdicts)
-		if err != nil {
-			return err
-		}
-		_, err = shard.Write(ctx, a.store, w.stage, key, rows, ledger, w.Lineage)
-		return err
 	})
+}
+
+// judged names the completions that a vote is missing on.
+func judged(completions []schemas.Completion) func(int) schemas.FailedRow {
+	return func(i int) schemas.FailedRow {
+		c := completions[i]
+		return schemas.FailedRow{PromptID: c.Prompt.ID, CompletionID: c.ID, Sample: c.Sample}
+	}
 }
 
 func keptCompletions(ctx context.Context, store shard.Store, ref schemas.ShardRef) (kept []schemas.Completion, err error) {

@@ -5,12 +5,11 @@ import (
 
 	"precept/internal/eval"
 	"precept/internal/judge"
-	"precept/internal/shard"
 	"precept/schemas"
 )
 
 // gradeVersion changes when the same votes give other grades.
-const gradeVersion = 1
+const gradeVersion = 2
 
 // grade plans a task for every shard of evaluation answers.
 func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -55,9 +54,13 @@ func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskRe
 			return err
 		}
 		j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes})
-		rows := make([]schemas.Grade, len(completions))
-		err = each(ctx, w, completions, inFlight(client), func(ctx context.Context, i int, c schemas.Completion) error {
-			rows[i] = schemas.Grade{
+		grades := rowsOf[schemas.Grade]{
+			kind: schemas.OutputGrades, n: len(completions), unit: judged(completions),
+			reason: func(g schemas.Grade) schemas.Reason { return g.Reason },
+		}
+		return grades.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Grade, error) {
+			c := completions[i]
+			g := schemas.Grade{
 				CompletionID: c.ID, PromptID: c.Prompt.ID, Suite: c.Suite, Arm: c.Arm,
 				Category: c.Prompt.Category, Intent: c.Prompt.Intent, Expected: c.Prompt.Expected,
 				HasCoT: c.CoT != "", Cited: eval.CitedCategory(c.CoT, pol.Categories()),
@@ -65,35 +68,22 @@ func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskRe
 			}
 			cp, err := pol.For(c.Prompt.Category)
 			if err != nil {
-				return err
+				return g, err
 			}
 			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
 			w.beat.spend(r.Usage)
 			if err != nil {
-				return err
+				return g, err
 			}
-			rows[i].Votes = r.Votes
+			g.Votes = r.Votes
 			if len(r.Votes) == 0 {
-				rows[i].Reason = schemas.ReasonLostVote
-				return nil
+				g.Reason = schemas.ReasonMalformedVerdict
+				return g, nil
 			}
 			worst := worstVote(r.Votes)
-			rows[i].Action, rows[i].JudgeExpects, rows[i].Style = worst.Action, worst.Expected, worst.Style
-			return nil
+			g.Action, g.JudgeExpects, g.Style = worst.Action, worst.Expected, worst.Style
+			return g, nil
 		})
-		if err != nil {
-			return err
-		}
-		ledger := schemas.Ledger{Planned: w.Planned}
-		for _, r := range rows {
-			ledger.Count(r.Reason)
-		}
-		key, err := w.Output(schemas.OutputGrades)
-		if err != nil {
-			return err
-		}
-		_, err = shard.Write(ctx, a.store, w.stage, key, rows, ledger, w.Lineage)
-		return err
 	})
 }
 

@@ -52,12 +52,15 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 				}
 				m.Model, m.Curve, ledger = &job.Model, job.Curve, job.Ledger
 			} else {
-				ref, ok, err := shard.Find(ctx, a.store, req.Stage, o.Key)
+				ref, partial, ok, err := a.shardOf(ctx, req.Run, req.Stage, o.Key)
 				if err != nil {
 					return sum, err
 				}
 				if !ok {
 					return sum, missing(req.Stage, t, o)
+				}
+				if partial != nil {
+					m.Partial = append(m.Partial, schemas.PartialObject(req.Run, req.Stage, o.Key))
 				}
 				m.Outputs[o.Kind] = append(m.Outputs[o.Kind], ref)
 				sum.Rows += ref.Rows

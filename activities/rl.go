@@ -122,7 +122,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			case r.Reward != nil:
 				ledger.Count("")
 			case r.Lost:
-				ledger.Count(schemas.ReasonLostVote)
+				ledger.Count(schemas.ReasonMalformedVerdict)
 			default:
 				ledger.Fail(schemas.ReasonJudgeUnavailable)
 			}

@@ -132,28 +132,26 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return err
 		}
 		ask := asker{w: w, client: client.Guarded(w.guard), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens}}
-		rows := make([]schemas.Completion, len(prompts))
-		err = each(ctx, w, prompts, atOnce, func(ctx context.Context, i int, prompt schemas.Prompt) (err error) {
+		return completionsOf(len(prompts), func(i int) schemas.FailedRow {
+			return schemas.FailedRow{PromptID: prompts[i].ID}
+		}).do(ctx, w, atOnce, func(ctx context.Context, i int) (schemas.Completion, error) {
+			prompt := prompts[i]
 			messages := prompt.Messages
 			if w.Arm == schemas.ArmBasePolicy {
 				cp, err := pol.For(prompt.Category)
 				if err != nil {
-					return err
+					return schemas.Completion{}, err
 				}
 				messages = policy.TeacherMessages(cp, prompt)
 			}
-			rows[i], err = ask.completion(ctx, prompt, messages, 0)
-			rows[i].Arm, rows[i].Suite = w.Arm, w.Suite
+			c, err := ask.completion(ctx, prompt, messages, 0)
+			c.Arm, c.Suite = w.Arm, w.Suite
 			// Whatever the model said is graded, cut or odd as it may be.
-			if rows[i].Reason != schemas.ReasonTooLong {
-				rows[i].Reason = ""
+			if c.Reason != schemas.ReasonTooLong {
+				c.Reason = ""
 			}
-			return err
+			return c, err
 		})
-		if err != nil {
-			return err
-		}
-		return w.writeCompletions(ctx, rows)
 	})
 }
 

@@ -80,20 +80,17 @@ func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.T
 			Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
 		}}
 		samples := w.spec.Synthesize.Samples
-		rows := make([]schemas.Completion, len(prompts)*samples)
-		err = each(ctx, w, rows, inFlight(teacher), func(ctx context.Context, i int, _ schemas.Completion) (err error) {
+		return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {
+			return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}
+		}).do(ctx, w, inFlight(teacher), func(ctx context.Context, i int) (schemas.Completion, error) {
 			prompt := prompts[i/samples]
-			rows[i], err = ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
+			c, err := ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
 			if err != nil {
-				return err
+				return c, err
 			}
-			rows[i].Reason = teacherReason(rows[i])
-			return w.trip.count(rows[i].Reason, rows[i])
+			c.Reason = teacherReason(c)
+			return c, w.trip.count(c.Reason, c)
 		})
-		if err != nil {
-			return err
-		}
-		return w.writeCompletions(ctx, rows)
 	})
 }
 
@@ -148,17 +145,11 @@ func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages [
 	return c, nil
 }
 
-func (w *work) writeCompletions(ctx context.Context, rows []schemas.Completion) error {
-	ledger := schemas.Ledger{Planned: w.Planned}
-	for _, r := range rows {
-		ledger.Count(r.Reason)
+func completionsOf(n int, unit func(int) schemas.FailedRow) rowsOf[schemas.Completion] {
+	return rowsOf[schemas.Completion]{
+		kind: schemas.OutputCompletions, n: n, unit: unit,
+		reason: func(c schemas.Completion) schemas.Reason { return c.Reason },
 	}
-	key, err := w.Output(schemas.OutputCompletions)
-	if err != nil {
-		return err
-	}
-	_, err = shard.Write(ctx, w.store, w.stage, key, rows, ledger, w.Lineage)
-	return err
 }
 
 func keptPrompts(ctx context.Context, store shard.Store, ref schemas.ShardRef) (kept []schemas.Prompt, err error) {

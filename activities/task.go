@@ -21,6 +21,11 @@ type TaskRequest struct {
 	Index int             `json:"index"`
 	// Unchecked tells the task to go on past its tripwire.
 	Unchecked bool `json:"unchecked,omitempty"`
+	// MayMiss is how many rows may fail without the task failing.
+	MayMiss int64 `json:"may_miss,omitempty"`
+	// Retry tells the task to ask again for rows that failed, and that the run has gone
+	// on without: those with this reason, or all.
+	Retry *schemas.Reason `json:"retry,omitempty"`
 }
 
 // work is a task being done.
@@ -34,6 +39,9 @@ type work struct {
 	beat  *beat
 	stop  <-chan struct{} // closed when the worker begins to stop
 	trip  *tripwire       // nil where nothing is checked
+
+	mayMiss int64
+	retry   *schemas.Reason
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -44,8 +52,13 @@ const leaseTTL = 15 * time.Second
 func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx context.Context, w *work) error) (schemas.TaskResult, error) {
 	result, err := a.tryTask(ctx, req, do)
 	if err != nil {
-		tripped := (*trippedError)(nil)
-		return schemas.TaskResult{}, fail(err, schemas.TaskFailure{Usage: result.Usage, Tripwire: errors.As(err, &tripped)})
+		failure := schemas.TaskFailure{Usage: result.Usage}
+		tripped, rows := (*trippedError)(nil), (*rowsError)(nil)
+		failure.Tripwire = errors.As(err, &tripped)
+		if errors.As(err, &rows) {
+			failure.Rows = int64(rows.rows)
+		}
+		return schemas.TaskResult{}, fail(err, failure)
 	}
 	return result, nil
 }
@@ -62,6 +75,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	w := &work{
 		Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task,
 		beat: startBeat(ctx), stop: activity.GetWorkerStopChannel(ctx),
+		mayMiss: req.MayMiss, retry: req.Retry,
 	}
 	defer w.beat.stop()
 	defer func() { result.Usage = w.beat.usage() }()
@@ -94,6 +108,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if err != nil {
 		return result, err
 	}
+	w.retry = nil // what is missing now was asked again
 	result, ok, err := w.found(ctx)
 	if err == nil && !ok {
 		err = schemas.Errorf("do task", task.Title, schemas.Internal, "it ended without writing its outputs")
@@ -166,7 +181,8 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
-// found looks for all outputs of the task.
+// found looks for all outputs of the task. One that rows are missing from counts, unless
+// they are to be asked again.
 func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
 	result := schemas.TaskResult{Title: w.Title, Found: true}
 	for _, o := range w.Outputs {
@@ -178,9 +194,12 @@ func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
 			result.Ledger.Add(job.Ledger)
 			continue
 		}
-		ref, ok, err := shard.Find(ctx, w.store, w.stage, o.Key)
+		ref, partial, ok, err := w.shardOf(ctx, w.plan.Run, w.stage, o.Key)
 		if !ok || err != nil {
 			return result, false, err
+		}
+		if partial != nil && w.retry != nil && asksAgain(*partial, *w.retry) {
+			return result, false, nil
 		}
 		result.Rows += ref.Rows
 		result.Ledger.Add(ref.Ledger)

@@ -11,24 +11,31 @@ type Reason string
 
 // The reasons of rejection: final outcomes, asking again would not change them.
 const (
-	ReasonDuplicate      Reason = "duplicate"
-	ReasonNearDuplicate  Reason = "near duplicate"
-	ReasonContaminated   Reason = "contaminated"
-	ReasonRefused        Reason = "refused"   // the provider refused the content
-	ReasonTruncated      Reason = "truncated" // cut by length
-	ReasonTooLong        Reason = "too long"  // the prompt exceeds the model's context
-	ReasonEmpty          Reason = "empty"
-	ReasonNoCoT          Reason = "no CoT"
-	ReasonMalformed      Reason = "malformed"
-	ReasonNoCitation     Reason = "no citation"
-	ReasonBelowThreshold Reason = "below threshold"
-	ReasonLostVote       Reason = "lost vote" // the judge's reply could not be read
-	ReasonNotBest        Reason = "not best"
-	ReasonOverQuota      Reason = "over quota"
+	ReasonDuplicate        Reason = "duplicate"
+	ReasonNearDuplicate    Reason = "near duplicate"
+	ReasonContaminated     Reason = "contaminated"
+	ReasonRefused          Reason = "refused"   // the provider refused the content
+	ReasonTruncated        Reason = "truncated" // cut by length
+	ReasonTooLong          Reason = "too long"  // the prompt exceeds the model's context
+	ReasonEmpty            Reason = "empty"
+	ReasonNoCoT            Reason = "no CoT"
+	ReasonMalformed        Reason = "malformed"
+	ReasonNoCitation       Reason = "no citation"
+	ReasonBelowThreshold   Reason = "below threshold"
+	ReasonMalformedVerdict Reason = "malformed verdict" // the judge's reply could not be read
+	ReasonNotBest          Reason = "not best"
+	ReasonOverQuota        Reason = "over quota"
 )
 
 // The reasons of failure: asking again may help.
-const ReasonJudgeUnavailable Reason = "judge unavailable"
+const (
+	ReasonRateLimited      Reason = "rate limited"
+	ReasonTimedOut         Reason = "timed out"
+	ReasonUnavailable      Reason = "endpoint unavailable"
+	ReasonBadRequest       Reason = "bad request" // refused for what it is, not for its content
+	ReasonInternal         Reason = "internal error"
+	ReasonJudgeUnavailable Reason = "judge unavailable" // of a rollout
+)
 
 // Ledger accounts for the units of a stage or a task: every planned unit is kept,
 // rejected for a reason, or failed for a reason.
@@ -82,6 +89,9 @@ func addAll(dst *map[Reason]int64, src map[Reason]int64) {
 
 // Outcomes is the number of units with an outcome.
 func (l Ledger) Outcomes() int64 { return l.Kept + sum(l.Rejected) + sum(l.Failed) }
+
+// Missing is the number of units that failed.
+func (l Ledger) Missing() int64 { return sum(l.Failed) }
 
 func sum(m map[Reason]int64) (n int64) {
 	for _, v := range m {

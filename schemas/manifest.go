@@ -111,6 +111,9 @@ type Manifest struct {
 	Model      *ModelRef             `json:"model,omitempty"`
 	Ledger     Ledger                `json:"ledger"`
 	ByCategory map[Category]Ledger   `json:"by_category,omitempty"`
+	// Partial names the records, of type Partial, of the outputs that rows are missing
+	// from.
+	Partial []string `json:"partial,omitempty"`
 	// Usage is the sum of Spent: what every execution of this stage under this run ID
 	// took that came to its end.
 	Usage    Usage        `json:"usage"`
@@ -119,6 +122,26 @@ type Manifest struct {
 	Started  time.Time    `json:"started"`
 	Finished time.Time    `json:"finished"`
 	Code     string       `json:"code"`
+}
+
+// Partial is the record of an output that a run goes on with although rows of it
+// failed, stored as runs/<run>/partial/<stage>/<key>.json. Key is the planned one; the
+// shard's own names the rows that are missing. When they come in, the whole output is
+// written under Key, and the record counts no more.
+type Partial struct {
+	Task    string      `json:"task"`
+	Key     Key         `json:"key"`
+	Shard   ShardRef    `json:"shard"`
+	Missing []FailedRow `json:"missing"`
+}
+
+// FailedRow is a row that failed: asking again may help.
+type FailedRow struct {
+	PromptID     string `json:"prompt_id"`
+	CompletionID string `json:"completion_id,omitempty"`
+	Sample       int32  `json:"sample"`
+	Reason       Reason `json:"reason"`
+	Error        string `json:"error,omitempty"`
 }
 
 // Spending is what one execution of a stage took.
@@ -214,6 +237,11 @@ func RunObject(run RunID, name string) string {
 // ManifestObject is where a stage's manifest lies.
 func ManifestObject(run RunID, stage Stage) string {
 	return RunObject(run, fmt.Sprintf("manifest/%s.json", stage))
+}
+
+// PartialObject is where the record of a partial output lies.
+func PartialObject(run RunID, stage Stage, key Key) string {
+	return RunObject(run, fmt.Sprintf("partial/%s/%s.json", stage, key))
 }
 
 // JobObject is where a training job's result lies.

@@ -31,6 +31,7 @@ type RunSpec struct {
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
+	MaxFailed  float64        `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
 	Until      Stage          `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
 	Window     int            `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
@@ -351,6 +352,7 @@ func (s RunSpec) Validate() error {
 	if s.Gates.Release && !trained {
 		v.add("gates.release", "waits for people to release a model, and this run trains none")
 	}
+	v.between("max_failed", s.MaxFailed, 0, 1)
 	v.atLeast("tripwires.after", int64(s.Tripwires.After), 1)
 	v.between("tripwires.min_kept", *s.Tripwires.MinKept, 0, 1)
 	v.between("tripwires.max_reason", *s.Tripwires.MaxReason, 0, 1)

@@ -15,18 +15,22 @@ const (
 	SignalReject  = "reject"
 	SignalResume  = "resume"
 	SignalAbort   = "abort"
+	SignalRetry   = "retry"
 	QueryProgress = "progress"
 )
 
-// Decision is a person's answer to a gate: the payload of approve, reject,
-// resume and abort. Opening and Digest bind it to one opening of the gate; a bare
-// decision binds to the opening that waits.
+// Decision is a person's answer to a gate: the payload of approve, reject, resume,
+// abort and retry. Opening and Digest bind it to one opening of the gate; a bare
+// decision binds to the opening that waits. Stage and Reason are retry's: which rows
+// that failed are asked again; without them all are.
 type Decision struct {
 	Gate    Gate   `json:"gate"`
 	By      string `json:"by"`
 	Opening string `json:"opening,omitempty"`
 	Digest  Digest `json:"digest,omitempty"`
 	Note    string `json:"note,omitempty"`
+	Stage   Stage  `json:"stage,omitempty"`
+	Reason  Reason `json:"reason,omitempty"`
 }
 
 // UnmarshalJSON refuses unknown fields: a decision whose gate or opening is misspelt
@@ -38,7 +42,7 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	var p plain
 	if err := dec.Decode(&p); err != nil {
 		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest and note", m[1])
+			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest, note, and for retry stage and reason", m[1])
 		}
 		return E("read decision", "", InvalidInput, err)
 	}
@@ -52,6 +56,7 @@ const (
 	DecisionReject  = "reject"
 	DecisionResume  = "resume"
 	DecisionAbort   = "abort"
+	DecisionRetry   = "retry"
 )
 
 // DecisionRecord is a decision as it is stored, runs/<run>/decisions/<n>.json.
@@ -71,6 +76,7 @@ type Opening struct {
 	Number   int       `json:"number"`
 	Digest   Digest    `json:"digest"`
 	Question string    `json:"question"`
+	Takes    []string  `json:"takes"` // the verdicts
 	Command  string    `json:"command"`
 	Since    time.Time `json:"since"`
 }
@@ -117,6 +123,9 @@ type TaskFailure struct {
 	Usage Usage `json:"usage"`
 	// Tripwire says that a tripwire ended it.
 	Tripwire bool `json:"tripwire,omitempty"`
+	// Rows is how many rows failed, where all others have an outcome: the task could
+	// end without them.
+	Rows int64 `json:"rows,omitempty"`
 }
 
 // TaskProgress is the heartbeat of a running task: a hint for people.
@@ -138,18 +147,28 @@ type Carried struct {
 	Open      *OpenStage       `json:"open,omitempty"`
 	Openings  int              `json:"openings"`
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
+	// Retry says in which stages rows that failed are asked again, and for which reason
+	// they failed; an empty reason stands for all.
+	Retry map[Stage]Reason `json:"retry,omitempty"`
 }
 
 // OpenStage is where an unfinished stage stands: every task before Next is done,
 // but those in Failed.
 type OpenStage struct {
-	Stage  Stage    `json:"stage"`
-	Plan   *PlanRef `json:"plan,omitempty"`
-	Next   int      `json:"next"`
-	Failed []int    `json:"failed,omitempty"`
+	Stage  Stage        `json:"stage"`
+	Plan   *PlanRef     `json:"plan,omitempty"`
+	Next   int          `json:"next"`
+	Failed []FailedTask `json:"failed,omitempty"`
 	// Unchecked says that a person has seen a tripwire of this stage and resumed.
 	Unchecked bool      `json:"unchecked,omitempty"`
 	Ledger    Ledger    `json:"ledger"`
 	Usage     Usage     `json:"usage"`
 	Started   time.Time `json:"started"`
+}
+
+// FailedTask is a task that has exhausted its retries. Rows is how many of its rows
+// failed, 0 where it was not a matter of rows.
+type FailedTask struct {
+	Index int   `json:"index"`
+	Rows  int64 `json:"rows,omitempty"`
 }

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,6 +29,10 @@ func Factory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carrie
 		return schemas.RunReport{}, err
 	}
 	report, err := f.run(ctx)
+	for back := (*rewindError)(nil); errors.As(err, &back); {
+		f.rewind(back.stage)
+		report, err = f.run(ctx)
+	}
 	if err != nil {
 		if !workflow.IsContinueAsNewError(err) {
 			f.state = schemas.StateFailed

@@ -374,7 +374,7 @@ func TestTheNextLinkGoesOnWithinAStage(t *testing.T) {
 	carried := &schemas.Carried{
 		Inputs: &schemas.InputsRef{PromptRows: promptRows, Sampled: map[schemas.Arm]int64{schemas.ArmBase: 5, schemas.ArmBasePolicy: 2, schemas.ArmSFT: 5, schemas.ArmRL: 5}},
 		Open: &schemas.OpenStage{
-			Stage: schemas.StagePrompts, Next: 2, Failed: []int{0}, Usage: schemas.Usage{Paid: 1},
+			Stage: schemas.StagePrompts, Next: 2, Failed: []schemas.FailedTask{{Index: 0}}, Usage: schemas.Usage{Paid: 1},
 			Plan: &schemas.PlanRef{Tasks: 3, Planned: promptRows},
 		},
 	}

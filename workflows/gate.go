@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -25,6 +26,9 @@ var verdicts = map[schemas.Gate][]string{
 	schemas.GateFailure: {schemas.DecisionResume, schemas.DecisionAbort},
 }
 
+// signals are the verdicts that people send.
+var signals = []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort, schemas.SignalRetry}
+
 // gate waits for a person's decision on the thing with this digest. A decision
 // that was recorded for the same gate and digest counts, so that a run that is
 // started again asks only where the data differ.
@@ -37,7 +41,7 @@ func (f *factory) gate(ctx workflow.Context, gate schemas.Gate, digest schemas.D
 			return nil
 		}
 	}
-	verdict, err := f.wait(ctx, gate, digest, question, schemas.DecisionApprove)
+	verdict, err := f.wait(ctx, schemas.Opening{Gate: gate, Digest: digest, Question: question, Takes: verdicts[gate]})
 	if err != nil {
 		return err
 	}
@@ -51,22 +55,29 @@ func (f *factory) gate(ctx workflow.Context, gate schemas.Gate, digest schemas.D
 	}
 }
 
-// failed opens the failure gate: nil means try again.
-func (f *factory) failed(ctx workflow.Context, stage schemas.Stage, failure error) error {
+// failed opens the failure gate. Its verdict is to try again or, where all that failed
+// are rows, to go on without them.
+func (f *factory) failed(ctx workflow.Context, stage schemas.Stage, failure error, rows int64) (verdict string, err error) {
 	if temporal.IsCanceledError(failure) || ctx.Err() != nil {
-		return failure
+		return "", failure
 	}
 	message := plain(failure)
-	question := fmt.Sprintf("Stage %s can't go on: %s", stage, message)
-	digest := schemas.DigestOf([]string{string(stage), message})
-	verdict, err := f.wait(ctx, schemas.GateFailure, digest, question, schemas.DecisionResume)
+	opening := schemas.Opening{
+		Gate: schemas.GateFailure, Digest: schemas.DigestOf([]string{string(stage), message}),
+		Question: fmt.Sprintf("Stage %s can't go on: %s", stage, message), Takes: verdicts[schemas.GateFailure],
+	}
+	if rows > 0 {
+		opening.Takes = append([]string{schemas.DecisionApprove}, opening.Takes...)
+		opening.Question += fmt.Sprintf(". To ask for the %d rows that failed again, resume; to go on without them, approve: retry asks for them later", rows)
+	}
+	got, err := f.wait(ctx, opening)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if verdict.verdict == schemas.DecisionAbort {
-		return &endedError{schemas.StateAborted, fmt.Sprintf("aborted by %s after: %s", verdict.decision.By, message)}
+	if got.verdict == schemas.DecisionAbort {
+		return "", &endedError{schemas.StateAborted, fmt.Sprintf("aborted by %s after: %s", got.decision.By, message)}
 	}
-	return nil
+	return got.verdict, nil
 }
 
 // retrying runs do until it succeeds, waiting at the failure gate after each
@@ -81,25 +92,24 @@ func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() 
 		if f.carried.Inputs == nil && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
 			return invalid(errors.New(app.Message()))
 		}
-		if err := f.failed(ctx, stage, err); err != nil {
+		if _, err := f.failed(ctx, stage, err, 0); err != nil {
 			return err
 		}
 	}
 }
 
 // wait opens a gate and returns what was decided, recorded in the store.
-func (f *factory) wait(ctx workflow.Context, gate schemas.Gate, digest schemas.Digest, question, usual string) (answer, error) {
+func (f *factory) wait(ctx workflow.Context, opening schemas.Opening) (answer, error) {
 	f.carried.Openings++
-	opening := schemas.Opening{
-		ID:       fmt.Sprintf("%s-%d-%s", gate, f.carried.Openings, digest.Short()),
-		Gate:     gate,
-		Number:   f.carried.Openings,
-		Digest:   digest,
-		Question: question,
-		Command: fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"}'`,
-			schemas.ShellWord(string(f.id)), usual, gate),
-		Since: workflow.Now(ctx),
+	gate, usual := opening.Gate, schemas.DecisionApprove
+	if gate == schemas.GateFailure {
+		usual = schemas.DecisionResume
 	}
+	opening.ID = fmt.Sprintf("%s-%d-%s", gate, f.carried.Openings, opening.Digest.Short())
+	opening.Number = f.carried.Openings
+	opening.Command = fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"}'`,
+		schemas.ShellWord(string(f.id)), usual, gate)
+	opening.Since = workflow.Now(ctx)
 	f.waiting, f.answer, f.state = &opening, nil, schemas.StateWaiting
 	f.show(ctx)
 	decided := func() bool { return f.answer != nil && f.writing == 0 }
@@ -120,11 +130,20 @@ func (f *factory) wait(ctx workflow.Context, gate schemas.Gate, digest schemas.D
 	got := *f.answer
 	f.waiting, f.answer, f.state = nil, nil, schemas.StateRunning
 	f.show(ctx)
+	if got.verdict == schemas.DecisionRetry {
+		return got, &rewindError{f.retried(got.decision)}
+	}
 	return got, nil
 }
 
 // check tells why a decision makes no sense now; nil when it does.
 func (f *factory) check(verdict string, d schemas.Decision) error {
+	if verdict == schemas.DecisionRetry {
+		return f.checkRetry(d)
+	}
+	if d.Stage != "" || d.Reason != "" {
+		return fmt.Errorf("stage and reason are for retry")
+	}
 	if f.waiting == nil || f.answer != nil {
 		return fmt.Errorf("the run is not waiting for a decision; it is %s in stage %s", f.state, f.current())
 	}
@@ -140,12 +159,10 @@ func (f *factory) check(verdict string, d schemas.Decision) error {
 	if d.Digest != "" && d.Digest != f.waiting.Digest {
 		return fmt.Errorf("digest %s is not what waits; it is %s", d.Digest.Short(), f.waiting.Digest)
 	}
-	for _, v := range verdicts[f.waiting.Gate] {
-		if v == verdict {
-			return nil
-		}
+	if !slices.Contains(f.waiting.Takes, verdict) {
+		return fmt.Errorf("gate %q takes %v, not %q", f.waiting.Gate, f.waiting.Takes, verdict)
 	}
-	return fmt.Errorf("gate %q takes %v, not %q", f.waiting.Gate, verdicts[f.waiting.Gate], verdict)
+	return nil
 }
 
 // signalled records the decision in a signal.
@@ -172,6 +189,8 @@ func (f *factory) record(ctx workflow.Context, verdict string, d schemas.Decisio
 	if against != nil {
 		record.Stale = true
 		record.Decision.Note = join(d.Note, "stale: "+against.Error())
+	} else if f.waiting == nil {
+		f.retried(record.Decision) // the run is at its beginning
 	} else {
 		record.Decision.Gate, record.Decision.Opening, record.Decision.Digest = f.waiting.Gate, f.waiting.ID, f.waiting.Digest
 		f.answer = &answer{verdict, record.Decision}
@@ -188,8 +207,7 @@ func (f *factory) record(ctx workflow.Context, verdict string, d schemas.Decisio
 
 // listen registers signals, their update twins and the progress query.
 func (f *factory) listen(ctx workflow.Context) error {
-	names := []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort}
-	for _, verdict := range names {
+	for _, verdict := range signals {
 		ch := workflow.GetSignalChannelWithOptions(ctx, verdict, workflow.SignalChannelOptions{
 			Description: fmt.Sprintf(`%s what the waiting gate asks: {"gate":"…","by":"…"}`, verdict),
 		})
@@ -223,7 +241,7 @@ func (f *factory) listen(ctx workflow.Context) error {
 // settle records the decisions that have come in and waits until all are stored, so
 // that none is lost with this link of the chain.
 func (f *factory) settle(ctx workflow.Context) error {
-	for _, verdict := range []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort} {
+	for _, verdict := range signals {
 		ch := workflow.GetSignalChannel(ctx, verdict)
 		var raw json.RawMessage
 		for ch.ReceiveAsync(&raw) {

@@ -61,6 +61,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	}
 	f.carried.Sums = append(f.carried.Sums, sum)
 	f.carried.Open = nil
+	delete(f.carried.Retry, stage)
 	f.stages[len(f.stages)-1] = closedStage(sum)
 	f.show(ctx)
 	return f.maybeContinue(ctx)
@@ -94,12 +95,15 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 }
 
 // tasks runs a stage's tasks from where part stands, a window at a time. Tasks
-// that failed for good wait at the failure gate together, and only they run again.
+// that failed for good wait at the failure gate together, and only they run again: whole,
+// or, where the spec or a person lets them, without the rows that failed.
 func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress) error {
+	without := false
 	for {
 		todo := part.Failed
 		part.Failed = nil
-		failure := f.window(ctx, part, progress, todo)
+		failure := f.window(ctx, part, progress, todo, without)
+		without = false
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -113,25 +117,48 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 			return nil
 		}
 		if len(part.Failed) > 0 {
-			if err := f.failed(ctx, part.Stage, failure); err != nil {
+			if without = f.mayMiss(part); without {
+				continue
+			}
+			verdict, err := f.failed(ctx, part.Stage, failure, missing(part.Failed))
+			if err != nil {
 				return err
 			}
+			without = verdict == schemas.DecisionApprove
 			// Who resumes after a tripwire wants the stage to go on as it is.
 			part.Unchecked = part.Unchecked || taskFailure(failure).Tripwire
 		}
 	}
 }
 
-// window runs the tasks todo and then those from part.Next on. It stops opening
-// tasks when the history should be continued, or when a whole window has failed or a
-// tripwire is hit (then the rest would most likely fail too), and returns the first
-// failure once all open tasks have ended.
-func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []int) (failure error) {
+// missing is how many rows the stage would end without, 0 where tasks failed for
+// something else.
+func missing(failed []schemas.FailedTask) (n int64) {
+	for _, t := range failed {
+		if t.Rows == 0 {
+			return 0
+		}
+		n += t.Rows
+	}
+	return n
+}
+
+// mayMiss reports whether the spec lets the stage end without the rows that failed.
+func (f *factory) mayMiss(part *schemas.OpenStage) bool {
+	n := missing(part.Failed)
+	return n > 0 && float64(part.Ledger.Missing()+n) <= f.spec.MaxFailed*float64(part.Plan.Planned)
+}
+
+// window runs the tasks todo, without the rows that failed where it may, and then those
+// from part.Next on. It stops opening tasks when the history should be continued, or
+// when a whole window has failed or a tripwire is hit (then the rest would most likely
+// fail too), and returns the first failure once all open tasks have ended.
+func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error) {
 	var (
 		open = workflow.NewSemaphore(ctx, int64(f.spec.Window))
 		wg   = workflow.NewWaitGroup(ctx)
 	)
-	launch := func(index int) bool {
+	launch := func(index int, mayMiss int64) bool {
 		if err := open.Acquire(ctx, 1); err != nil {
 			failure = err
 			return false
@@ -143,9 +170,10 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			var result schemas.TaskResult
 			err := workflow.ExecuteActivity(working(ctx, part.Stage, index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
 				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: index, Unchecked: part.Unchecked,
+				MayMiss: mayMiss, Retry: f.retries(part.Stage),
 			}).Get(ctx, &result)
 			if err != nil {
-				part.Failed = append(part.Failed, index)
+				part.Failed = append(part.Failed, schemas.FailedTask{Index: index, Rows: taskFailure(err).Rows})
 				part.Usage.Add(taskFailure(err).Usage)
 				progress.Usage = part.Usage
 				if failure == nil || taskFailure(err).Tripwire && !taskFailure(failure).Tripwire {
@@ -163,13 +191,17 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 		})
 		return true
 	}
-	for _, index := range todo {
-		if !launch(index) {
-			part.Failed = append(part.Failed, index)
+	for _, t := range todo {
+		var mayMiss int64
+		if without {
+			mayMiss = t.Rows
+		}
+		if !launch(t.Index, mayMiss) {
+			part.Failed = append(part.Failed, t)
 		}
 	}
 	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
-		if !launch(part.Next) {
+		if !launch(part.Next, 0) {
 			break
 		}
 		part.Next++

@@ -53,7 +53,7 @@ func sample() []schemas.Grade {
 	)
 	harmful, border, benign := schemas.IntentHarmful, schemas.IntentBorderline, schemas.IntentBenign
 	lost := grade("sft", "h3", harmful, refuse, comply, comply, "violence")
-	lost.Reason = schemas.ReasonLostVote
+	lost.Reason = schemas.ReasonMalformedVerdict
 	return []schemas.Grade{
 		grade("sft", "h1", harmful, refuse, refuse, refuse, "violence"),
 		grade("sft", "h2", harmful, safe, none, comply, ""),
@@ -142,7 +142,7 @@ func TestEvaluateProperties(t *testing.T) {
 				Expected:     action("expected"),
 				Action:       action("action"),
 				JudgeExpects: action("judge"),
-				Reason:       rapid.SampledFrom([]schemas.Reason{"", schemas.ReasonLostVote}).Draw(t, "reason"),
+				Reason:       rapid.SampledFrom([]schemas.Reason{"", schemas.ReasonMalformedVerdict}).Draw(t, "reason"),
 			}
 		})).Draw(t, "grades")
 		got := Evaluate(grades, "g", false)

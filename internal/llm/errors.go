@@ -21,6 +21,7 @@ type fault struct {
 	cause      error
 	retryAfter time.Duration
 	account    bool
+	late       bool // no reply in time
 }
 
 func (f *fault) Error() string { return f.text }
@@ -40,6 +41,19 @@ func RetryAfter(err error) time.Duration {
 func IsAccount(err error) bool {
 	var f *fault
 	return errors.As(err, &f) && f.account
+}
+
+// IsRequest reports whether err is about the request that it answers: another one may
+// be answered all the same.
+func IsRequest(err error) bool {
+	var f *fault
+	return errors.As(err, &f) && !f.account
+}
+
+// IsLate reports whether err is that no reply came in time.
+func IsLate(err error) bool {
+	var f *fault
+	return errors.As(err, &f) && f.late
 }
 
 // problem is an error body, in whichever form a server writes one.
@@ -150,7 +164,10 @@ func refusedContent(status int, p problem) bool {
 // refusedError classifies an HTTP status that is no success and no refusal of
 // the content.
 func (c *Client) refusedError(status int, p problem, header http.Header) error {
-	f := &fault{text: fmt.Sprintf("HTTP %d", status), retryAfter: retryAfter(status, header, time.Now())}
+	f := &fault{
+		text: fmt.Sprintf("HTTP %d", status), retryAfter: retryAfter(status, header, time.Now()),
+		late: status == http.StatusRequestTimeout || status == http.StatusGatewayTimeout,
+	}
 	if text := c.clean(p.text); text != "" {
 		f.text += ": " + text
 	}
@@ -198,7 +215,7 @@ func (c *Client) sendError(ctx, attempt context.Context, err error) error {
 	case ctx.Err() != nil:
 		return c.unavailable(ctx.Err(), "%v", ctx.Err())
 	case attempt.Err() != nil:
-		return c.unavailable(nil, "no reply within %s", c.endpoint.AnswerWithin())
+		return c.fail(schemas.Unavailable, &fault{text: fmt.Sprintf("no reply within %s", c.endpoint.AnswerWithin()), late: true}, "")
 	}
 	return c.unavailable(nil, "%v", err)
 }

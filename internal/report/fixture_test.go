@@ -34,12 +34,12 @@ func fixture(text func(string) string) Data {
 	manifests := []schemas.Manifest{
 		stage(schemas.StagePrompts, 520, map[schemas.Reason]int64{schemas.ReasonDuplicate: 12, schemas.ReasonContaminated: 4}, schemas.Usage{}, 1.4),
 		stage(schemas.StageSynthesize, 1008, map[schemas.Reason]int64{schemas.ReasonRefused: 9, schemas.ReasonTruncated: 3}, schemas.Usage{Paid: 1000, Cached: 8, PromptTokens: 3100200, CachedTokens: 2900100, CompletionTokens: 51000, USD: 0, Seconds: 80}, 41),
-		stage(schemas.StageFilter, 996, map[schemas.Reason]int64{schemas.ReasonBelowThreshold: 171, schemas.ReasonNoCitation: 22, schemas.ReasonLostVote: 2}, schemas.Usage{Paid: 2210, PromptTokens: 7700000, CompletionTokens: 99000, USD: 1.25, Seconds: 160}, 66),
+		stage(schemas.StageFilter, 996, map[schemas.Reason]int64{schemas.ReasonBelowThreshold: 171, schemas.ReasonNoCitation: 22, schemas.ReasonMalformedVerdict: 2}, schemas.Usage{Paid: 2210, PromptTokens: 7700000, CompletionTokens: 99000, USD: 1.25, Seconds: 160}, 66),
 		stage(schemas.StageCurate, 801, map[schemas.Reason]int64{schemas.ReasonNotBest: 320}, schemas.Usage{}, 1),
 		stage(schemas.StageSFT, 1, nil, schemas.Usage{}, 412),
 		stage(schemas.StageRL, 1, nil, schemas.Usage{Paid: 96, USD: 0.0042}, 190),
 		stage(schemas.StageSample, 392, nil, schemas.Usage{}, 240),
-		stage(schemas.StageGrade, 392, map[schemas.Reason]int64{schemas.ReasonLostVote: 1}, schemas.Usage{Paid: 392}, 30),
+		stage(schemas.StageGrade, 392, map[schemas.Reason]int64{schemas.ReasonMalformedVerdict: 1}, schemas.Usage{Paid: 392}, 30),
 	}
 	for i := range 60 {
 		manifests[4].Curve = append(manifests[4].Curve, schemas.CurvePoint{Step: 5 * i, Metrics: map[string]float64{"loss": 0.4 + 2*math.Exp(-float64(i)/12) + 0.1*math.Sin(float64(i*i))}})
@@ -98,7 +98,7 @@ func fixture(text func(string) string) Data {
 					c.CoT = text("The user asks for instructions: stop a frozen process. It is about software; affected: nobody. Policy violence, rule V8: comply.")
 				}
 				if i == 7 && arm == schemas.ArmRL && intent == schemas.IntentBenign {
-					g.Reason = schemas.ReasonLostVote
+					g.Reason = schemas.ReasonMalformedVerdict
 				}
 				grades = append(grades, g)
 				s.Answers = append(s.Answers, Answer{Completion: c, Grade: &g})
