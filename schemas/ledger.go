@@ -34,8 +34,13 @@ const (
 	ReasonUnavailable      Reason = "endpoint unavailable"
 	ReasonBadRequest       Reason = "bad request" // refused for what it is, not for its content
 	ReasonInternal         Reason = "internal error"
-	ReasonJudgeUnavailable Reason = "judge unavailable" // of a rollout
+	ReasonJudgeUnavailable Reason = "judge unavailable" // of a rollout; it stays so
 )
+
+// FailureReasons lists why a row may have failed that can be asked for again.
+var FailureReasons = []Reason{
+	ReasonRateLimited, ReasonTimedOut, ReasonUnavailable, ReasonBadRequest, ReasonInternal,
+}
 
 // Ledger accounts for the units of a stage or a task: every planned unit is kept,
 // rejected for a reason, or failed for a reason.

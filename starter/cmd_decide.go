@@ -14,7 +14,7 @@ type decision struct {
 }
 
 var decisions = []decision{
-	{schemas.DecisionApprove, "Approve what a gate asks: the run goes on"},
+	{schemas.DecisionApprove, "Approve what a gate asks: the run goes on (from failure: without rows that failed)"},
 	{schemas.DecisionReject, "Reject what a gate asks: the run ends as rejected"},
 	{schemas.DecisionResume, "Try again what stopped a run at its failure gate"},
 	{schemas.DecisionAbort, "End a run that waits at a gate"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -49,6 +50,17 @@ type story struct {
 	run      schemas.RunID
 	prompt   schemas.Prompt
 	chapters []sample
+	missing  []missingRow
+}
+
+// missingRow is a row that a stage of the run ended without.
+type missingRow struct {
+	stage schemas.Stage
+	schemas.FailedRow
+}
+
+func (m missingRow) String() string {
+	return fmt.Sprintf("  %s of sample %d failed: %s (%s); ask again with starter retry", m.stage, m.Sample, m.Reason, oneLine(m.Error))
 }
 
 // chapters are the kinds of rows that belong to a prompt, in the order of the stages.
@@ -98,6 +110,35 @@ func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 		}
 		if len(found) > 0 {
 			s.chapters = append(s.chapters, sample{c.kind, found})
+		}
+	}
+	for _, stage := range []schemas.Stage{schemas.StageSynthesize, schemas.StageFilter} {
+		if err := s.findMissing(ctx, store, stage); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findMissing finds rows of the prompt that a stage ended without.
+func (s *story) findMissing(ctx context.Context, store shard.Store, stage schemas.Stage) error {
+	var m schemas.Manifest
+	err := shard.GetJSON(ctx, store, schemas.ManifestObject(s.run, stage), &m)
+	if schemas.KindOf(err) == schemas.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, object := range m.Partial {
+		var p schemas.Partial
+		if err := shard.GetJSON(ctx, store, object, &p); err != nil {
+			return err
+		}
+		for _, row := range p.Missing {
+			if row.PromptID == s.prompt.ID {
+				s.missing = append(s.missing, missingRow{stage, row})
+			}
 		}
 	}
 	return nil
@@ -161,16 +202,15 @@ func rowsOf(ctx context.Context, store shard.Store, run schemas.RunID, stage sch
 	if err := shard.GetJSON(ctx, store, m.Plan.Object, &plan); err != nil {
 		return nil, err
 	}
+	refs := m.Outputs[kind] // in the order of the plan
 	for _, task := range plan.Tasks {
 		for _, o := range task.Outputs {
-			if o.Kind != kind || category != "" && task.Category != "" && task.Category != category {
+			if o.Kind != kind || len(refs) == 0 {
 				continue
 			}
-			ref, ok, err := shard.Find(ctx, store, stage, o.Key)
-			if err != nil {
-				return nil, err
-			}
-			if !ok {
+			ref := refs[0]
+			refs = refs[1:]
+			if of := cmp.Or(o.Category, task.Category); category != "" && of != "" && of != category {
 				continue
 			}
 			records, err := tables[kind].read(ctx, store, ref)
@@ -206,6 +246,9 @@ func (s *story) print(a *app, showText bool) {
 				}
 			}
 		}
+	}
+	for _, m := range s.missing {
+		fmt.Fprintln(a.out, m)
 	}
 }
 
@@ -263,6 +306,10 @@ func (s *story) plain(showText bool) map[string]any {
 			}
 		}
 		out[c.kind] = rows
+	}
+	for _, m := range s.missing {
+		failed, _ := out["failed"].([]string)
+		out["failed"] = append(failed, strings.TrimSpace(m.String()))
 	}
 	return out
 }

@@ -105,6 +105,34 @@ func TestEveryVerdict(t *testing.T) {
 	}
 }
 
+func TestRetry(t *testing.T) {
+	record := schemas.DecisionRecord{Number: 3, Verdict: "retry", Decision: schemas.Decision{
+		Gate: schemas.GateDataset, By: "Ann", Opening: "dataset-2-0123456789ab", Digest: "0123456789abcdef", Stage: schemas.StageFilter,
+	}}
+	for _, test := range []struct {
+		name   string
+		answer decided
+		args   []string
+		code   int
+		want   string
+	}{
+		{"of a run that waits", decided{Record: &record}, []string{"--stage", "filter", "--reason", "timed out", "--by", "Ann"}, exitOK,
+			"Decision 3 recorded: retry at gate dataset (opening dataset-2-0123456789ab, data 0123456789ab) by Ann\n"},
+		{"of one that has ended", decided{Started: true}, []string{"--by", "Ann"}, exitOK,
+			"Run first had ended: started again, to ask for rows that failed.\nWatch it with: starter watch first\n"},
+		{"by nobody", decided{}, nil, exitBadInput, "starter: read command line: nobody is named as the one who decides. Add: --by \"YOUR NAME\"\n"},
+		{"of what is final", decided{}, []string{"--reason", "below threshold", "--by", "Ann"}, exitBadInput,
+			"starter: read command line: no row fails for the reason \"below threshold\". The reasons: [\"rate limited\" \"timed out\" \"endpoint unavailable\" \"bad request\" \"internal error\"]\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			code, out, stderr := transcript(t, &fakeServer{answer: test.answer}, nil, append([]string{"retry", "first"}, test.args...)...)
+			if diff := cmp.Diff(test.want, out+stderr); diff != "" || code != test.code {
+				t.Errorf("exit code %d\n%s", code, diff)
+			}
+		})
+	}
+}
+
 func TestProgress(t *testing.T) {
 	code, out, _ := transcript(t, &fakeServer{seen: []sight{{Progress: gated()}}}, nil, "progress", "first")
 	want := `first: waiting, stage synthesize

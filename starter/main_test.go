@@ -56,6 +56,11 @@ func (f *fakeServer) decide(_ context.Context, _ schemas.RunID, verdict string, 
 	return f.answer, f.err
 }
 
+func (f *fakeServer) retry(_ context.Context, _ schemas.RunID, d schemas.Decision) (decided, error) {
+	f.verdicts, f.decided = append(f.verdicts, schemas.DecisionRetry), append(f.decided, d)
+	return f.answer, f.err
+}
+
 func (f *fakeServer) link(run schemas.RunID) string { return "http://ui.test/" + string(run) }
 func (f *fakeServer) close()                        { f.closed = true }
 

@@ -34,6 +34,9 @@ type server interface {
 	look(ctx context.Context, run schemas.RunID) (sight, error)
 	// decide answers a gate.
 	decide(ctx context.Context, run schemas.RunID, verdict string, d schemas.Decision) (decided, error)
+	// retry asks again for rows that failed: of a run that waits, or of one that has
+	// ended, which it starts again.
+	retry(ctx context.Context, run schemas.RunID, d schemas.Decision) (decided, error)
 	// link is the run's page in the UI; empty where none is known.
 	link(run schemas.RunID) string
 	close()
@@ -91,15 +94,11 @@ func (s *temporalServer) start(ctx context.Context, run schemas.RunID, spec sche
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	full := spec.WithDefaults()
-	_, err := s.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID:                    string(run),
-		TaskQueue:             schemas.QueueFactory,
-		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		// The error tells that it runs already, which UseExisting would not.
-		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
-		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary:                            fmt.Sprintf("%s: %s, teacher %s, judge %s", full.Name, full.Base, full.Synthesize.Teacher, full.Filter.Judge),
-	}, workflows.FactoryName, spec)
+	options := startOptions(run, full)
+	// The error tells that it runs already, which UseExisting would not.
+	options.WorkflowIDConflictPolicy = enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL
+	options.WorkflowExecutionErrorWhenAlreadyStarted = true
+	_, err := s.client.ExecuteWorkflow(ctx, options, workflows.FactoryName, spec)
 	var runs *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &runs) {
 		return true, s.sameSpec(ctx, run, full)
@@ -110,24 +109,21 @@ func (s *temporalServer) start(ctx context.Context, run schemas.RunID, spec sche
 	return false, nil
 }
 
+func startOptions(run schemas.RunID, full schemas.RunSpec) client.StartWorkflowOptions {
+	return client.StartWorkflowOptions{
+		ID:                    string(run),
+		TaskQueue:             schemas.QueueFactory,
+		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+		StaticSummary:         fmt.Sprintf("%s: %s, teacher %s, judge %s", full.Name, full.Base, full.Synthesize.Teacher, full.Filter.Judge),
+	}
+}
+
 // sameSpec refuses to attach to a run that was started with another spec.
 func (s *temporalServer) sameSpec(ctx context.Context, run schemas.RunID, spec schemas.RunSpec) error {
 	const op = "attach to run"
-	events := s.client.GetWorkflowHistory(ctx, string(run), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
-	if !events.HasNext() {
-		return schemas.Errorf(op, string(run), schemas.Internal, "its history is empty")
-	}
-	first, err := events.Next()
+	running, err := s.specOf(ctx, op, run)
 	if err != nil {
-		return s.error(op, run, err)
-	}
-	attributes := first.GetWorkflowExecutionStartedEventAttributes()
-	if name := attributes.GetWorkflowType().GetName(); name != workflows.FactoryName {
-		return notFactory(op, run, name)
-	}
-	var running schemas.RunSpec
-	if err := s.decode(attributes.GetInput(), &running); err != nil {
-		return schemas.E(op, string(run), schemas.Internal, err)
+		return err
 	}
 	running, spec = running.WithDefaults(), spec.WithDefaults()
 	running.Schema, spec.Schema = "", ""
@@ -136,6 +132,26 @@ func (s *temporalServer) sameSpec(ctx context.Context, run schemas.RunID, spec s
 			WithHint("Start this one under its own ID with --run ID, or end that one first")
 	}
 	return nil
+}
+
+// specOf is the spec that a run was last started with.
+func (s *temporalServer) specOf(ctx context.Context, op string, run schemas.RunID) (spec schemas.RunSpec, err error) {
+	events := s.client.GetWorkflowHistory(ctx, string(run), "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	if !events.HasNext() {
+		return spec, schemas.Errorf(op, string(run), schemas.Internal, "its history is empty")
+	}
+	first, err := events.Next()
+	if err != nil {
+		return spec, s.error(op, run, err)
+	}
+	attributes := first.GetWorkflowExecutionStartedEventAttributes()
+	if name := attributes.GetWorkflowType().GetName(); name != workflows.FactoryName {
+		return spec, notFactory(op, run, name)
+	}
+	if err := s.decode(attributes.GetInput(), &spec); err != nil {
+		return spec, schemas.E(op, string(run), schemas.Internal, err)
+	}
+	return spec, nil
 }
 
 // decode reads the first of payloads.
@@ -274,6 +290,31 @@ func (s *temporalServer) decide(ctx context.Context, run schemas.RunID, verdict 
 		return decided{}, s.error(verdict+" run", run, err)
 	}
 	return decided{Signalled: true, Why: why}, nil
+}
+
+func (s *temporalServer) retry(ctx context.Context, run schemas.RunID, d schemas.Decision) (decided, error) {
+	const op = "retry run"
+	describe, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	seen, err := s.client.DescribeWorkflowExecution(describe, string(run), "")
+	if err != nil {
+		return decided{}, s.error(op, run, err)
+	}
+	if seen.GetWorkflowExecutionInfo().GetCloseTime() == nil {
+		return s.decide(ctx, run, schemas.DecisionRetry, d)
+	}
+	start, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	spec, err := s.specOf(start, op, run)
+	if err != nil {
+		return decided{}, err
+	}
+	// The signal comes with the start, so that the run knows of it before its first stage.
+	_, err = s.client.SignalWithStartWorkflow(start, string(run), schemas.SignalRetry, d, startOptions(run, spec.WithDefaults()), workflows.FactoryName, spec)
+	if err != nil {
+		return decided{}, s.error(op, run, err)
+	}
+	return decided{Started: true}, nil
 }
 
 // lasting tells errors that waiting doesn't mend.

@@ -41,6 +41,8 @@ type decided struct {
 	Record    *schemas.DecisionRecord `json:"record,omitempty"`
 	Signalled bool                    `json:"signalled,omitempty"`
 	Why       string                  `json:"why,omitempty"`
+	// Started says that the run had ended and was started again.
+	Started bool `json:"started,omitempty"`
 }
 
 // failed is a run's failure as an error that says what to do.

@@ -42,6 +42,32 @@ func storedRun(t *testing.T) shard.Store {
 	return store
 }
 
+// withoutRow is storedRun whose filter ended without a row.
+func withoutRow(t *testing.T) shard.Store {
+	t.Helper()
+	store := storedRun(t)
+	object := schemas.PartialObject("first", schemas.StageFilter, "key")
+	put(t, store, object, schemas.Partial{Missing: []schemas.FailedRow{
+		{PromptID: strings.Repeat("a", 24), Sample: 1, Reason: schemas.ReasonTimedOut, Error: "no reply within 2m0s"},
+		{PromptID: "another", Sample: 1, Reason: schemas.ReasonTimedOut},
+	}})
+	var m schemas.Manifest
+	if err := shard.GetJSON(t.Context(), store, schemas.ManifestObject("first", schemas.StageFilter), &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Partial = []string{object}
+	put(t, store, schemas.ManifestObject("first", schemas.StageFilter), m)
+	return store
+}
+
+func TestExplainTellsWhatFailed(t *testing.T) {
+	code, out, stderr := transcript(t, &fakeServer{}, withoutRow(t), "explain", "first", "aaaaaa")
+	if code != exitOK || strings.Count(out, "failed") != 1 ||
+		!strings.Contains(out, "  filter of sample 1 failed: timed out (no reply within 2m0s); ask again with starter retry\n") {
+		t.Errorf("exit code %d\n%s%s", code, out, stderr)
+	}
+}
+
 func stage[T any](t *testing.T, store shard.Store, s schemas.Stage, kind string, rows []T, ledger schemas.Ledger) {
 	t.Helper()
 	ref, err := shard.Write(context.Background(), store, s, schemas.DigestOf(s), rows, ledger, nil)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -98,7 +99,14 @@ func simulatedLine(names []string) string {
 func stageTable(stages []schemas.StageProgress) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "stage\ttasks\tkept\trejected\tcalls paid\tcached\tUSD\ttime")
+	missing := slices.ContainsFunc(stages, func(s schemas.StageProgress) bool { return s.Ledger.Missing() > 0 })
+	failed := func(what any) string { // a column where there is something to say
+		if !missing {
+			return ""
+		}
+		return fmt.Sprintf("%v\t", what)
+	}
+	fmt.Fprintf(w, "stage\ttasks\tkept\trejected\t%scalls paid\tcached\tUSD\ttime\n", failed("failed"))
 	var (
 		usage schemas.Usage
 		took  float64
@@ -108,12 +116,12 @@ func stageTable(stages []schemas.StageProgress) string {
 		if s.Closed {
 			time = clock(seconds(s.Seconds))
 		}
-		fmt.Fprintf(w, "%s\t%d/%d\t%d\t%d\t%d\t%d\t%.2f\t%s\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept,
-			outcomes(s.Ledger.Rejected)+outcomes(s.Ledger.Failed), s.Usage.Paid, s.Usage.Cached, s.Usage.USD, time)
+		fmt.Fprintf(w, "%s\t%d/%d\t%d\t%d\t%s%d\t%d\t%.2f\t%s\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept,
+			outcomes(s.Ledger.Rejected), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, s.Usage.USD, time)
 		usage.Add(s.Usage)
 		took += s.Seconds
 	}
-	fmt.Fprintf(w, "all\t\t\t\t%d\t%d\t%.2f\t%s\n", usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
+	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%.2f\t%s\n", failed(""), usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
 	w.Flush() // A strings.Builder takes all.
 	return b.String()
 }

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"precept/schemas"
+)
+
+func (a *app) retryCommand() *cobra.Command {
+	var d schemas.Decision
+	var stage, reason string
+	cmd := &cobra.Command{
+		Use:   "retry RUN --by NAME",
+		Short: "Ask again for rows that failed, and that the run went on without",
+		Long: `Ask again for rows that failed (time-outs, errors of an endpoint, requests it could not
+read), and that a stage ended without. What was rejected is not asked again: that would
+not change it. A run that waits at a gate goes back to the stage; one that has ended is
+started again with its spec. Nothing else is asked again: whatever doesn't follow from
+the rows that come in is found in the store.
+
+Where rows have just failed, at the failure gate, it is the same as starter resume.
+
+The same with the Temporal CLI, for a run that waits:
+  temporal workflow signal --workflow-id RUN --name retry --input '{"by":"NAME","stage":"filter"}'
+
+` + exitCodes,
+		Args: takes(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run := schemas.RunID(args[0])
+			d.Stage, d.Reason = schemas.Stage(stage), schemas.Reason(reason)
+			if d.By == "" {
+				return usage("nobody is named as the one who decides").WithHint(`Add: --by "YOUR NAME"`)
+			}
+			if d.Stage != "" && !slices.Contains(schemas.Stages, d.Stage) {
+				return usage("there is no stage %q", stage).WithHint("The stages: %v", schemas.Stages)
+			}
+			if d.Reason != "" && !slices.Contains(schemas.FailureReasons, d.Reason) {
+				return usage("no row fails for the reason %q", reason).WithHint("The reasons: %q", schemas.FailureReasons)
+			}
+			s, err := a.connect()
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			answer, err := s.retry(cmd.Context(), run, d)
+			if err != nil {
+				return err
+			}
+			if answer.Started && !a.json {
+				fmt.Fprintf(a.out, "Run %s had ended: started again, to ask for rows that failed.\nWatch it with: starter watch %s\n", run, schemas.ShellWord(string(run)))
+				return nil
+			}
+			return a.printDecided(run, schemas.DecisionRetry, d, answer)
+		},
+	}
+	cmd.Flags().StringVar(&stage, "stage", "", "only rows of this stage")
+	cmd.Flags().StringVar(&reason, "reason", "", "only rows that failed for this reason, such as \"timed out\"")
+	cmd.Flags().StringVar(&d.By, "by", "", "who decides")
+	cmd.Flags().StringVar(&d.Note, "note", "", "why")
+	return cmd
+}
