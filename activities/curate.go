@@ -3,6 +3,7 @@ package activities
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 
 	"precept/internal/shard"
@@ -10,7 +11,7 @@ import (
 )
 
 // curateVersion changes when the same verdicts give other training sets.
-const curateVersion = 1
+const curateVersion = 2
 
 // curate plans a task for every shard of verdicts, with the completions they
 // judge and the prompts those answer.
@@ -31,14 +32,26 @@ func (p *planner) curate(ctx context.Context) (tasks []schemas.Task, err error) 
 	if err != nil {
 		return nil, err
 	}
+	quota := make([]map[schemas.Intent]int64, len(plan.Tasks)) // nil: none
+	if q := p.Spec.Quota; q.Accepted > 0 {
+		accepted, err := p.accepted(ctx, m, plan, q.ByIntent)
+		if err != nil {
+			return nil, err
+		}
+		quota = allowances(plan, accepted, int64(q.Accepted))
+	}
 	for i, ref := range m.Outputs[schemas.OutputVerdicts] {
 		completions, prompts := plan.Tasks[i].Inputs[0], prior.Tasks[i].Inputs[0]
 		l := lineage{
 			Stage: schemas.StageCurate, Version: curateVersion, Inputs: digests(prompts, completions, ref),
 			Params: map[string]any{"max_examples": p.Spec.Curate.MaxExamples},
 		}
+		if quota[i] != nil {
+			l.Params["shares"], l.Params["quota"] = prior.Tasks[i].Shares, quota[i]
+		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputExamples, schemas.OutputRLPrompts)
 		t.Category, t.Inputs = plan.Tasks[i].Category, []schemas.ShardRef{prompts, completions, ref}
+		t.Shares, t.Quota = prior.Tasks[i].Shares, quota[i]
 		tasks = append(tasks, t)
 	}
 	return tasks, nil
@@ -52,6 +65,7 @@ func (a *Activities) Curate(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
+		prompts = drawn(prompts, w.Shares)
 		completions, err := shard.Read[schemas.Completion](ctx, a.store, w.Inputs[1])
 		if err != nil {
 			return err
@@ -60,7 +74,7 @@ func (a *Activities) Curate(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		examples, ledger := curateShard(completions, verdicts, w.spec.Curate.MaxExamples)
+		examples, ledger := curateShard(completions, verdicts, w.spec.Curate.MaxExamples, w.Quota)
 		ledger.Planned = w.Planned
 		key, err := w.Output(schemas.OutputExamples)
 		if err != nil {
@@ -83,7 +97,19 @@ func (a *Activities) Curate(ctx context.Context, req TaskRequest) (schemas.TaskR
 
 // curateShard picks the best kept completion of every prompt: the highest
 // minimum, then the highest mean vote, then the earliest sample.
-func curateShard(completions []schemas.Completion, verdicts []schemas.Verdict, most int) ([]schemas.Example, schemas.Ledger) {
+// Of the prompts, in the order of their IDs, the first ones stay: most of them, or of
+// each intent what is left of the quota.
+func curateShard(completions []schemas.Completion, verdicts []schemas.Verdict, most int, quota map[schemas.Intent]int64) ([]schemas.Example, schemas.Ledger) {
+	_, byIntent := quota[""]
+	byIntent = !byIntent
+	left := maps.Clone(quota)
+	over := func(intent schemas.Intent) bool {
+		if quota == nil {
+			return false
+		}
+		left[group(intent, byIntent)]--
+		return left[group(intent, byIntent)] < 0
+	}
 	byID := make(map[string]schemas.Completion, len(completions))
 	for _, c := range completions {
 		byID[c.ID] = c
@@ -103,19 +129,19 @@ func curateShard(completions []schemas.Completion, verdicts []schemas.Verdict, m
 	var ledger schemas.Ledger
 	examples := []schemas.Example{}
 	for _, id := range order {
-		group := groups[id]
-		slices.SortStableFunc(group, func(x, y schemas.Verdict) int {
+		samples := groups[id]
+		slices.SortStableFunc(samples, func(x, y schemas.Verdict) int {
 			return cmp.Or(cmp.Compare(y.Score, x.Score), cmp.Compare(meanVote(y), meanVote(x)), cmp.Compare(x.Sample, y.Sample))
 		})
-		for range group[1:] {
+		for range samples[1:] {
 			ledger.Count(schemas.ReasonNotBest)
 		}
-		if most > 0 && len(examples) >= most {
+		if over(samples[0].Intent) || most > 0 && len(examples) >= most {
 			ledger.Count(schemas.ReasonOverQuota)
 			continue
 		}
 		ledger.Count("")
-		examples = append(examples, example(byID[group[0].CompletionID], group[0]))
+		examples = append(examples, example(byID[samples[0].CompletionID], samples[0]))
 	}
 	return examples, ledger
 }

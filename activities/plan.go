@@ -15,6 +15,7 @@ type PlanRequest struct {
 	Spec   schemas.RunSpec    `json:"spec"`
 	Inputs schemas.InputsRef  `json:"inputs"`
 	Sums   []schemas.StageSum `json:"sums"`
+	Draws  []schemas.Draw     `json:"draws,omitempty"` // of a quota
 }
 
 // planner is a plan in the making.

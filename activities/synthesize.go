@@ -13,7 +13,8 @@ import (
 // synthesizeVersion changes when the same answers give other completions.
 const synthesizeVersion = 1
 
-// synthesize plans a task for every shard of prompts.
+// synthesize plans a task for every shard of prompts or, where a quota draws them, for
+// every round and shard of a category.
 func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err error) {
 	m, err := p.manifest(ctx, schemas.StagePrompts)
 	if err != nil {
@@ -31,28 +32,58 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 	if err != nil {
 		return nil, err
 	}
-	shards := map[schemas.Category]int{}
-	for _, o := range plan.Tasks[0].Outputs {
-		shards[o.Category]++
-	}
+	shards := map[schemas.Category][]schemas.ShardRef{}
+	var categories []schemas.Category // in the order of the plan
 	for i, ref := range m.Outputs[schemas.OutputPrompts] {
-		if ref.Ledger.Kept == 0 {
-			continue
+		c := plan.Tasks[0].Outputs[i].Category
+		if shards[c] == nil {
+			categories = append(categories, c)
 		}
-		from := plan.Tasks[0].Outputs[i]
-		cp, err := pol.For(from.Category)
+		shards[c] = append(shards[c], ref)
+	}
+	s := p.Spec.Synthesize
+	for _, category := range categories {
+		cp, err := pol.For(category)
 		if err != nil {
 			return nil, err
 		}
-		s := p.Spec.Synthesize
-		l := lineage{
-			Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
-			Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
-			Policy: cp.Digest, Models: []model{asked(teacher)},
+		task := func(name string, ref schemas.ShardRef, prompts int64, draw []schemas.Share) {
+			l := lineage{
+				Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
+				Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
+				Policy: cp.Digest, Models: []model{asked(teacher)},
+			}
+			if draw != nil {
+				l.Params["shares"] = draw
+			}
+			t := newTask(name, prompts*int64(s.Samples), l, schemas.OutputCompletions)
+			t.Category, t.Inputs, t.Shares = category, []schemas.ShardRef{ref}, draw
+			tasks = append(tasks, t)
 		}
-		t := newTask(title("%s %d/%d", from.Category, from.Bucket+1, shards[from.Category]), ref.Ledger.Kept*int64(s.Samples), l, schemas.OutputCompletions)
-		t.Category, t.Inputs = from.Category, []schemas.ShardRef{ref}
-		tasks = append(tasks, t)
+		refs := shards[category]
+		if p.Spec.Quota.Accepted == 0 {
+			for b, ref := range refs {
+				if ref.Ledger.Kept > 0 {
+					task(title("%s %d/%d", category, b+1, len(refs)), ref, ref.Ledger.Kept, nil)
+				}
+			}
+			continue
+		}
+		counts, err := p.promptCounts(ctx, refs, p.Spec.Quota.ByIntent)
+		if err != nil {
+			return nil, err
+		}
+		for round, perShard := range shares(p.Draws, category, counts) {
+			for b, draw := range perShard {
+				var n int64
+				for _, share := range draw {
+					n += share.To - share.From
+				}
+				if n > 0 {
+					task(title("%s %d/%d, round %d", category, b+1, len(refs), round+1), refs[b], n, draw)
+				}
+			}
+		}
 	}
 	return tasks, nil
 }
@@ -64,6 +95,7 @@ func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.T
 		if err != nil {
 			return err
 		}
+		prompts = drawn(prompts, w.Shares)
 		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
 		if err != nil {
 			return err

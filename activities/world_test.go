@@ -169,6 +169,7 @@ type world struct {
 	spec   schemas.RunSpec
 	inputs schemas.InputsRef
 	sums   []schemas.StageSum
+	draws  []schemas.Draw
 }
 
 // options say what a world is made of. Every field has a default.
@@ -247,7 +248,7 @@ func (w *world) imports() *world {
 
 func (w *world) plans(stage schemas.Stage) schemas.PlanRef {
 	w.t.Helper()
-	ref, err := call[schemas.PlanRef](w, w.Plan, PlanRequest{Run: w.run, Stage: stage, Spec: w.spec, Inputs: w.inputs, Sums: w.sums})
+	ref, err := call[schemas.PlanRef](w, w.Plan, PlanRequest{Run: w.run, Stage: stage, Spec: w.spec, Inputs: w.inputs, Sums: w.sums, Draws: w.draws})
 	if err != nil {
 		w.t.Fatalf("plan %s: %v", stage, err)
 	}

@@ -54,15 +54,18 @@ type Output struct {
 // Task is one unit of work of a stage: it reads shards and writes outputs whose
 // keys are fixed in the plan. Planned is its number of ledger units.
 type Task struct {
-	Title    string          `json:"title"`
-	Category Category        `json:"category,omitempty"`
-	Arm      Arm             `json:"arm,omitempty"`
-	Suite    string          `json:"suite,omitempty"`
-	Inputs   []ShardRef      `json:"inputs,omitempty"`
-	Model    *ModelRef       `json:"model,omitempty"`
-	Planned  int64           `json:"planned"`
-	Outputs  []Output        `json:"outputs"`
-	Lineage  json.RawMessage `json:"lineage"`
+	Title    string     `json:"title"`
+	Category Category   `json:"category,omitempty"`
+	Arm      Arm        `json:"arm,omitempty"`
+	Suite    string     `json:"suite,omitempty"`
+	Inputs   []ShardRef `json:"inputs,omitempty"`
+	Model    *ModelRef  `json:"model,omitempty"`
+	Shares   []Share    `json:"shares,omitempty"`
+	// Quota is how many prompts may be kept, by intent or, under the empty one, in all.
+	Quota   map[Intent]int64 `json:"quota,omitempty"`
+	Planned int64            `json:"planned"`
+	Outputs []Output         `json:"outputs"`
+	Lineage json.RawMessage  `json:"lineage"`
 }
 
 // Output returns the key of the task's output of a kind.
@@ -73,6 +76,14 @@ func (t Task) Output(kind string) (Key, error) {
 		}
 	}
 	return "", fmt.Errorf("task %q has no output of kind %q", t.Title, kind)
+}
+
+// Share is a part of a shard's kept prompts, where a quota draws them in rounds: those
+// numbered From to before To among those of an intent, or of all where it is empty.
+type Share struct {
+	Intent Intent `json:"intent,omitempty"`
+	From   int64  `json:"from"`
+	To     int64  `json:"to"`
 }
 
 // Plan is the list of a stage's tasks, stored as plans/<run>/<stage>.json.

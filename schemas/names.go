@@ -115,5 +115,6 @@ type Gate string
 const (
 	GateDataset Gate = "dataset"
 	GateRelease Gate = "release"
+	GateQuota   Gate = "quota"
 	GateFailure Gate = "failure"
 )

@@ -24,6 +24,7 @@ type RunSpec struct {
 	Prompts    PromptsSpec    `json:"prompts,omitzero"`
 	Synthesize SynthesizeSpec `json:"synthesize,omitzero"`
 	Filter     FilterSpec     `json:"filter,omitzero"`
+	Quota      QuotaSpec      `json:"quota,omitzero"`
 	Curate     CurateSpec     `json:"curate,omitzero"`
 	Base       string         `json:"base,omitempty" jsonschema:"default=HuggingFaceTB/SmolLM2-135M-Instruct,description=The policy model before training: a Hugging Face name\\, a local folder or an s3:// URI"`
 	SFT        SFTSpec        `json:"sft,omitzero"`
@@ -79,6 +80,15 @@ type FilterSpec struct {
 	Votes     int      `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a completion; the minimum counts"`
 	Threshold *float64 `json:"threshold,omitempty" jsonschema:"default=0.7,description=Lowest score that is kept (0 to 1); 0 keeps all that got its votes"`
 	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=512,description=Longest reply of the judge\\, of the reward's too"`
+}
+
+// QuotaSpec asks for a number of accepted prompts, those with a completion that the
+// filter kept. Prompts are then drawn from the imported ones in rounds, as many as the
+// counts so far make likely to be enough.
+type QuotaSpec struct {
+	Accepted int  `json:"accepted,omitempty" jsonschema:"description=Examples that each category ends with; 0 sets no quota: all prompts are used"`
+	ByIntent bool `json:"by_intent,omitempty" jsonschema:"description=The number is for each intent of a category"`
+	Rounds   int  `json:"rounds,omitempty" jsonschema:"default=5,description=Most rounds before the run waits and says what falls short"`
 }
 
 // CurateSpec says how the training sets are made.
@@ -189,6 +199,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Filter.Votes, 3)
 	defPtr(&s.Filter.Threshold, 0.7)
 	def(&s.Filter.MaxTokens, 512)
+	def(&s.Quota.Rounds, 5)
 	def(&s.Base, DefaultBase)
 	def(&s.SFT.Epochs, 2)
 	def(&s.SFT.LearningRate, 1e-4)
@@ -312,6 +323,8 @@ func (s RunSpec) Validate() error {
 	v.between("filter.votes", float64(s.Filter.Votes), 1, 25)
 	v.between("filter.threshold", *s.Filter.Threshold, 0, 1)
 	v.atLeast("filter.max_tokens", int64(s.Filter.MaxTokens), 1)
+	v.atLeast("quota.accepted", int64(s.Quota.Accepted), 0)
+	v.between("quota.rounds", float64(s.Quota.Rounds), 1, 20)
 	v.atLeast("curate.max_examples", int64(s.Curate.MaxExamples), 0)
 	v.atLeast("sft.epochs", int64(s.SFT.Epochs), 1)
 	v.between("sft.learning_rate", s.SFT.LearningRate, 1e-9, 1)

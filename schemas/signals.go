@@ -147,6 +147,9 @@ type Carried struct {
 	Open      *OpenStage       `json:"open,omitempty"`
 	Openings  int              `json:"openings"`
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
+	// Draws is how far the quota's rounds are, and Drawn that they have ended.
+	Draws []Draw `json:"draws,omitempty"`
+	Drawn bool   `json:"drawn,omitempty"`
 	// Retry says in which stages rows that failed are asked again, and for which reason
 	// they failed; an empty reason stands for all.
 	Retry map[Stage]Reason `json:"retry,omitempty"`
@@ -171,4 +174,22 @@ type OpenStage struct {
 type FailedTask struct {
 	Index int   `json:"index"`
 	Rows  int64 `json:"rows,omitempty"`
+}
+
+// Draw is where the quota of a category, or of an intent of it, stands. Of Pool prompts
+// the first Taken are used: a number for every round, that includes the rounds before.
+type Draw struct {
+	Category Category `json:"category"`
+	Intent   Intent   `json:"intent,omitempty"`
+	Pool     int64    `json:"pool"`
+	Taken    []int64  `json:"taken"`
+	Accepted int64    `json:"accepted"`
+}
+
+// Last is how many prompts are used so far.
+func (d Draw) Last() int64 {
+	if len(d.Taken) == 0 {
+		return 0
+	}
+	return d.Taken[len(d.Taken)-1]
 }

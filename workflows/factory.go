@@ -88,6 +88,9 @@ func (f *factory) run(ctx workflow.Context) (schemas.RunReport, error) {
 			continue
 		}
 		if !f.closed(stage) {
+			if err := f.draw(ctx, stage); err != nil {
+				return f.ended(ctx, err)
+			}
 			if err := f.stage(ctx, stage); err != nil {
 				return f.ended(ctx, err)
 			}

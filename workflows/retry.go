@@ -90,6 +90,10 @@ func (f *factory) rewind(stage schemas.Stage) {
 		return slices.Index(schemas.Stages, s) < slices.Index(schemas.Stages, stage)
 	}
 	f.carried.Open = nil
+	f.carried.Drawn = false
+	if stage == schemas.StagePrompts {
+		f.carried.Draws = nil
+	}
 	f.carried.Sums = slices.DeleteFunc(slices.Clone(f.carried.Sums), func(s schemas.StageSum) bool { return !before(s.Stage) })
 	f.stages = slices.DeleteFunc(slices.Clone(f.stages), func(s schemas.StageProgress) bool { return !before(s.Stage) })
 }

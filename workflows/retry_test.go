@@ -122,7 +122,7 @@ func TestARetryGoesBackToTheStage(t *testing.T) {
 	s.MaxFailed = 1
 	w.RegisterDelayedCallback(func() {
 		mend()
-		w.SignalWorkflow("retry", schemas.Decision{By: "ann", Stage: schemas.StageSFT})                                     // has not been
+		w.SignalWorkflow("retry", schemas.Decision{By: "ann", Stage: schemas.StageSFT})                                      // has not been
 		w.SignalWorkflow("retry", schemas.Decision{By: "ann", Stage: schemas.StageFilter, Reason: schemas.ReasonBadRequest}) // none such
 		w.SignalWorkflow("retry", schemas.Decision{By: "ann", Reason: schemas.ReasonTimedOut})
 	}, time.Hour)

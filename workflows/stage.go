@@ -27,7 +27,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		var plan schemas.PlanRef
 		err := f.retrying(ctx, stage, func() error {
 			return workflow.ExecuteActivity(planning(ctx, stage), act.Plan, activities.PlanRequest{
-				Run: f.id, Stage: stage, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
+				Run: f.id, Stage: stage, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums, Draws: f.carried.Draws,
 			}).Get(ctx, &plan)
 		})
 		if err != nil {
@@ -73,7 +73,7 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 	case schemas.StagePrompts:
 		return f.carried.Inputs.PromptRows
 	case schemas.StageSynthesize:
-		return f.sum(schemas.StagePrompts).Ledger.Kept * int64(f.spec.Synthesize.Samples)
+		return f.prompts() * int64(f.spec.Synthesize.Samples)
 	case schemas.StageFilter:
 		return f.sum(schemas.StageSynthesize).Ledger.Kept
 	case schemas.StageCurate:
