@@ -155,10 +155,16 @@ func meanVote(v schemas.Verdict) (sum float64) {
 
 func example(c schemas.Completion, v schemas.Verdict) schemas.Example {
 	target := []schemas.Message{{Role: "assistant", Content: schemas.Target(c.CoT, c.Answer)}}
-	return schemas.Example{
-		ID:     string(schemas.DigestOf([]any{c.Prompt.Messages, target})[:24]),
+	e := schemas.Example{
 		Prompt: c.Prompt.Messages, Completion: target, PromptID: c.Prompt.ID, CompletionID: c.ID,
 		Category: c.Prompt.Category, Intent: c.Prompt.Intent, Language: c.Prompt.Language, Source: c.Prompt.Source,
 		Score: v.Score,
 	}
+	e.ID = exampleID(e)
+	return e
+}
+
+// exampleID follows from what is trained on.
+func exampleID(e schemas.Example) string {
+	return string(schemas.DigestOf([]any{e.Prompt, e.Completion})[:24])
 }

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"net/url"
 	"os"
 	"path"
@@ -49,13 +51,18 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 		return ref, err
 	}
 	inputs.Policy, inputs.Categories = p.Digest(), p.Categories()
-	if inputs.Prompts, err = a.importFiles(ctx, spec.Prompts.Imports, examples.Prompts, p, spec.Prompts.Limit, false); err != nil {
-		return ref, err
-	}
-	if !spec.Evaluate.Skip {
-		if inputs.Suites, err = a.importFiles(ctx, spec.Evaluate.Suites, examples.Suites, p, 0, true); err != nil {
+	if spec.Passes(schemas.StagePrompts) {
+		if inputs.Prompts, err = a.importFiles(ctx, spec.Prompts.Imports, examples.Prompts, p, spec.Prompts.Limit, asPrompts); err != nil {
 			return ref, err
 		}
+	}
+	if !spec.Evaluate.Skip && (spec.Passes(schemas.StagePrompts) || spec.Passes(schemas.StageSample)) {
+		if inputs.Suites, err = a.importFiles(ctx, spec.Evaluate.Suites, examples.Suites, p, 0, asSuite); err != nil {
+			return ref, err
+		}
+	}
+	if inputs.Dataset, err = a.importFiles(ctx, spec.From.Dataset, nil, p, 0, asDataset); err != nil {
+		return ref, err
 	}
 	for name, body := range p.Files() {
 		object := schemas.PolicyPrefix(p.Digest()) + "/" + name
@@ -86,10 +93,10 @@ func (a *Activities) checkEndpoints(spec schemas.RunSpec) (simulated []string, e
 		field, name string
 		used        bool
 	}{
-		{"synthesize.teacher", spec.Synthesize.Teacher, true},
-		{"filter.judge", spec.Filter.Judge, true},
-		{"rl.judge", spec.RL.Judge, !spec.RL.Skip},
-		{"evaluate.grader", spec.Evaluate.Grader, !spec.Evaluate.Skip},
+		{"synthesize.teacher", spec.Synthesize.Teacher, spec.Passes(schemas.StageSynthesize)},
+		{"filter.judge", spec.Filter.Judge, spec.Passes(schemas.StageFilter)},
+		{"rl.judge", spec.RL.Judge, spec.Passes(schemas.StageRL)},
+		{"evaluate.grader", spec.Evaluate.Grader, spec.Passes(schemas.StageGrade)},
 	}
 	for _, r := range roles {
 		if !r.used {
@@ -143,9 +150,17 @@ type file struct {
 	in   schemas.Import
 }
 
-// importFiles reads, checks and copies files. Suites are written as shards of
-// prompts at once.
-func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, builtin fs.FS, p *policy.Policy, limit int, suite bool) (out []schemas.Input, err error) {
+// use is what a file's rows are for.
+type use int
+
+const (
+	asPrompts use = iota
+	asSuite       // written as a shard of prompts at once
+	asDataset     // conversations that end with an answer
+)
+
+// importFiles reads, checks and copies files.
+func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, builtin fs.FS, p *policy.Policy, limit int, use use) (out []schemas.Input, err error) {
 	dir, err := os.MkdirTemp(a.workRoot(), "import-*")
 	if err != nil {
 		return nil, schemas.E("import", "", schemas.Unavailable, err)
@@ -159,11 +174,11 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 		for _, f := range files {
 			input := schemas.Input{Name: f.name, Import: f.in}
 			var rows []schemas.Prompt // of a suite, which fits into memory
-			if suite {
+			if use == asSuite {
 				rows, err = readSuite(f, p)
 				input.Rows = int64(len(rows))
 			} else {
-				input.ByCategory, err = countRows(f, p, limit)
+				input.ByCategory, err = countRows(f, p, limit, use == asDataset)
 				for _, n := range input.ByCategory {
 					input.Rows += n
 				}
@@ -175,7 +190,7 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 				return nil, err
 			}
 			input.Object = schemas.InputObject(input.Digest)
-			if suite {
+			if use == asSuite {
 				if err := a.writeSuite(ctx, &input, f, rows); err != nil {
 					return nil, err
 				}
@@ -203,6 +218,17 @@ func (a *Activities) writeSuite(ctx context.Context, input *schemas.Input, f fil
 
 // scanFile hands the rows of a file on, the first limit ones where it isn't 0.
 func scanFile(path, name string, in schemas.Import, limit int, each func(schemas.Prompt) error) error {
+	return scanRows(path, name, in, limit, prompts.Scan, each)
+}
+
+// scanAnswered hands the conversations of a file on.
+func scanAnswered(path, name string, in schemas.Import, each func(prompts.Answered) error) error {
+	return scanRows(path, name, in, 0, prompts.ScanAnswered, each)
+}
+
+func scanRows[T any](path, name string, in schemas.Import, limit int,
+	scan func(string, io.ReaderAt, int64, schemas.Import) iter.Seq2[T, error], each func(T) error,
+) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return schemas.E("import prompts", name, schemas.InvalidInput, err)
@@ -213,11 +239,11 @@ func scanFile(path, name string, in schemas.Import, limit int, each func(schemas
 		return schemas.E("import prompts", name, schemas.InvalidInput, err)
 	}
 	n := 0
-	for p, err := range prompts.Scan(name, f, info.Size(), in) {
+	for row, err := range scan(name, f, info.Size(), in) {
 		if err != nil {
 			return err
 		}
-		if err := each(p); err != nil {
+		if err := each(row); err != nil {
 			return err
 		}
 		if n++; n == limit {
@@ -235,15 +261,20 @@ func checkCategory(f file, row int, c schemas.Category, p *policy.Policy) error 
 	return schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "row %d has category %q; the policy's are %v", row, c, p.Categories())
 }
 
-// countRows checks a file's training prompts and counts them.
-func countRows(f file, p *policy.Policy, limit int) (map[schemas.Category]int64, error) {
+// countRows checks a file's training prompts, or its conversations, and counts them.
+func countRows(f file, p *policy.Policy, limit int, answered bool) (map[schemas.Category]int64, error) {
 	counts := map[schemas.Category]int64{}
 	row := 0
-	err := scanFile(f.path, f.name, f.in, limit, func(r schemas.Prompt) error {
+	count := func(r schemas.Prompt) error {
 		row++
 		counts[r.Category]++
 		return checkCategory(f, row, r.Category, p)
-	})
+	}
+	if answered {
+		err := scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error { return count(r.Prompt) })
+		return counts, err
+	}
+	err := scanFile(f.path, f.name, f.in, limit, count)
 	return counts, err
 }
 
@@ -276,6 +307,9 @@ func readSuite(f file, p *policy.Policy) (rows []schemas.Prompt, err error) {
 // this worker's disk.
 func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS, dir string) (out []file, err error) {
 	const op = "import prompts"
+	if in.Path == schemas.Builtin && builtin == nil {
+		return nil, schemas.Errorf(op, in.Path, schemas.InvalidInput, "no data set is built in").WithHint("Name a file as the worker sees it, or an s3:// URI.")
+	}
 	if in.Path == schemas.Builtin {
 		names, err := fs.Glob(builtin, "*/*.jsonl")
 		if err != nil {

@@ -63,7 +63,6 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 					m.Partial = append(m.Partial, schemas.PartialObject(req.Run, req.Stage, o.Key))
 				}
 				m.Outputs[o.Kind] = append(m.Outputs[o.Kind], ref)
-				sum.Rows += ref.Rows
 				ledger = ref.Ledger
 			}
 			m.Ledger.Add(ledger)
@@ -77,18 +76,29 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 	if err := a.addSpent(ctx, &m, req); err != nil {
 		return sum, err
 	}
-	sum.Stage, sum.Tasks, sum.Ledger, sum.Usage = req.Stage, len(plan.Tasks), m.Ledger, m.Usage
+	sum = summary(m)
+	return sum, shard.PutJSON(ctx, a.store, sum.Manifest, m, shard.PutOptions{})
+}
+
+// summary is what the workflow knows of a manifest.
+func summary(m schemas.Manifest) schemas.StageSum {
+	sum := schemas.StageSum{
+		Stage: m.Stage, Manifest: schemas.ManifestObject(m.Run, m.Stage), Tasks: m.Plan.Tasks, Ledger: m.Ledger, Usage: m.Usage,
+	}
+	for _, refs := range m.Outputs {
+		for _, ref := range refs {
+			sum.Rows += ref.Rows
+		}
+	}
 	for _, s := range m.Spent {
 		sum.Seconds += s.Finished.Sub(s.Started).Round(time.Millisecond).Seconds()
 	}
-	sum.Manifest = schemas.ManifestObject(req.Run, req.Stage)
 	// What people judge is the content: not when it was made, or at what cost.
 	sum.Digest = schemas.DigestOf(struct {
 		Outputs map[string][]schemas.ShardRef
 		Model   *schemas.ModelRef
 	}{m.Outputs, m.Model})
-	err = shard.PutJSON(ctx, a.store, sum.Manifest, m, shard.PutOptions{})
-	return sum, err
+	return sum
 }
 
 // addSpent sums what this execution of the stage took and what earlier ones under

@@ -107,17 +107,9 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 	if err != nil {
 		return e, nil, err
 	}
-	same := false
-	judges := []string{req.Spec.Filter.Judge}
-	if !req.Spec.RL.Skip {
-		judges = append(judges, req.Spec.RL.Judge)
-	}
-	for _, name := range judges {
-		other, err := a.endpoint(name)
-		if err != nil {
-			return e, nil, err
-		}
-		same = same || other.Identity() == grader.Identity()
+	same, err := a.judgedBy(ctx, req.Sums, grader.Identity())
+	if err != nil {
+		return e, nil, err
 	}
 	e = eval.Evaluate(grades, grader.Identity(), same)
 
@@ -165,6 +157,33 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 		shown = append(shown, *all[full+i*(len(all)-full)/min(rest, len(all)-full)])
 	}
 	return e, shown, nil
+}
+
+// judgedBy reports whether a model has filtered or rewarded what the run trained on.
+func (a *Activities) judgedBy(ctx context.Context, sums []schemas.StageSum, grader schemas.ModelIdentity) (bool, error) {
+	for _, s := range sums {
+		if s.Stage != schemas.StageFilter && s.Stage != schemas.StageRL {
+			continue
+		}
+		m, err := a.manifest(ctx, sums, s.Stage)
+		if err != nil {
+			return false, err
+		}
+		plan, err := a.loadPlan(ctx, m.Plan)
+		if err != nil {
+			return false, err
+		}
+		for _, t := range plan.Tasks {
+			models, err := modelsOf(t)
+			if err != nil {
+				return false, err
+			}
+			if slices.ContainsFunc(models, func(m model) bool { return m.Identity == grader }) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // spread reads about n rows, evenly over shards.

@@ -164,21 +164,30 @@ func (w *work) client(name string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	var planned struct {
-		Models []model `json:"models"`
-	}
-	if err := json.Unmarshal(w.Lineage, &planned); err != nil {
-		return nil, schemas.E("read lineage", w.Title, schemas.Internal, err)
+	planned, err := modelsOf(w.Task)
+	if err != nil {
+		return nil, err
 	}
 	here := asked(client.Endpoint())
-	for _, m := range planned.Models {
+	for _, m := range planned {
 		if schemas.DigestOf(m) == schemas.DigestOf(here) {
 			return client.Guarded(w.guard), nil
 		}
 	}
 	return nil, schemas.Errorf("open endpoint", name, schemas.Conflict,
-		"this worker's configuration has %s asked with %v, but the stage was planned for %v", here.Identity, here.Sent, planned.Models).
+		"this worker's configuration has %s asked with %v, but the stage was planned for %v", here.Identity, here.Sent, planned).
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
+}
+
+// modelsOf is the models that a task's rows follow from.
+func modelsOf(t schemas.Task) ([]model, error) {
+	var l struct {
+		Models []model `json:"models"`
+	}
+	if err := json.Unmarshal(t.Lineage, &l); err != nil {
+		return nil, schemas.E("read lineage", t.Title, schemas.Internal, err)
+	}
+	return l.Models, nil
 }
 
 // found looks for all outputs of the task. One that rows are missing from counts, unless

@@ -115,6 +115,7 @@ type TaskResult struct {
 // Manifest is the outcome of one stage of one run.
 type Manifest struct {
 	Run        RunID                 `json:"run"`
+	From       RunID                 `json:"from,omitempty"` // the run that it is taken from
 	Stage      Stage                 `json:"stage"`
 	Spec       Digest                `json:"spec"`
 	Plan       PlanRef               `json:"plan"`
@@ -186,6 +187,8 @@ type StageSum struct {
 	Ledger   Ledger  `json:"ledger"`
 	Usage    Usage   `json:"usage"`
 	Seconds  float64 `json:"seconds"`
+	// Adopted says that the run didn't pass the stage: it began behind it.
+	Adopted bool `json:"adopted,omitempty"`
 }
 
 // Inputs is what a run reads from outside, copied by digest into the store before
@@ -195,6 +198,7 @@ type Inputs struct {
 	Categories []Category `json:"categories"`
 	Prompts    []Input    `json:"prompts"`
 	Suites     []Input    `json:"suites"`
+	Dataset    []Input    `json:"dataset,omitempty"`   // of one's own
 	Simulated  []string   `json:"simulated,omitempty"` // endpoints that are simulations
 }
 

@@ -1,5 +1,7 @@
 package schemas
 
+import "slices"
+
 // RunID is the workflow ID of a run.
 type RunID string
 
@@ -56,6 +58,11 @@ const (
 	QueueLLM     = "llm"
 	QueueGPU     = "gpu"
 )
+
+// Before reports whether a run passes s before other.
+func (s Stage) Before(other Stage) bool {
+	return slices.Index(Stages, s) < slices.Index(Stages, other)
+}
 
 // Queue is the task queue whose workers run the stage's tasks.
 func (s Stage) Queue() string {

@@ -32,9 +32,20 @@ type RunSpec struct {
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
+	From       FromSpec       `json:"from,omitzero"`
 	MaxFailed  float64        `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
 	Until      Stage          `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
 	Window     int            `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
+}
+
+// FromSpec lets a run begin at a stage, with what is there already in place of what the
+// stages before it would make: another run's results, or a data set and a model of one's
+// own.
+type FromSpec struct {
+	Stage   Stage    `json:"stage,omitempty" jsonschema:"enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The first stage of the run"`
+	Run     RunID    `json:"run,omitempty" jsonschema:"description=The run whose results are taken"`
+	Dataset []Import `json:"dataset,omitempty" jsonschema:"description=Files of conversations whose last turn is the assistant's (messages\\, or prompt and completion): for filter the completions to judge\\, for sft and rl the training set"`
+	Model   string   `json:"model,omitempty" jsonschema:"description=For rl and sample: the model that stands for the one that sft would train; named as base is"`
 }
 
 // PolicySpec says where the policy lies.
@@ -253,9 +264,21 @@ func defPtr[T any](p **T, v T) {
 	}
 }
 
-// Reaches reports whether the run comes as far as stage.
-func (s RunSpec) Reaches(stage Stage) bool {
-	return s.Until == "" || slices.Index(Stages, stage) <= slices.Index(Stages, s.Until)
+// Passes reports whether stage lies between the first and the last of the run, and isn't
+// skipped.
+func (s RunSpec) Passes(stage Stage) bool {
+	if s.From.Stage != "" && stage.Before(s.From.Stage) || s.Until != "" && s.Until.Before(stage) {
+		return false
+	}
+	switch stage {
+	case StageSFT:
+		return !s.SFT.Skip
+	case StageRL:
+		return !s.RL.Skip
+	case StageSample, StageGrade:
+		return !s.Evaluate.Skip
+	}
+	return true
 }
 
 func (s RunSpec) hasArm(a Arm) bool {
@@ -263,7 +286,7 @@ func (s RunSpec) hasArm(a Arm) bool {
 	case ArmSFT:
 		return !s.SFT.Skip
 	case ArmRL:
-		return !s.RL.Skip
+		return !s.RL.Skip && (s.From.Model == "" || s.From.Stage != StageSample)
 	}
 	return true
 }
@@ -313,6 +336,7 @@ func (s RunSpec) Validate() error {
 	if s.Until != "" && (s.Until == StageReport || !slices.Contains(Stages, s.Until)) {
 		v.add("until", "is %q; the stages are %v", s.Until, Stages[:len(Stages)-1])
 	}
+	s.validateFrom(&v)
 	v.atLeast("seed", s.Seed, 0)
 	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)
 	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 0, 5000)
@@ -351,7 +375,7 @@ func (s RunSpec) Validate() error {
 		case !slices.Contains(Arms, a):
 			v.add("evaluate.arms", "has %q; the arms are %v", a, Arms)
 		case !s.hasArm(a):
-			v.add("evaluate.arms", "has %q, whose stage is skipped", a)
+			v.add("evaluate.arms", "has %q, whose stage is not passed", a)
 		}
 	}
 	v.atLeast("gates.timeout", int64(s.Gates.Timeout), 0)
@@ -361,8 +385,7 @@ func (s RunSpec) Validate() error {
 	if (s.Gates.OnTimeout != "") != (s.Gates.Timeout > 0) {
 		v.add("gates", "needs both timeout and on_timeout, or neither")
 	}
-	trained := !s.SFT.Skip && s.Reaches(StageSFT) || !s.RL.Skip && s.Reaches(StageRL)
-	if s.Gates.Release && !trained {
+	if s.Gates.Release && !s.Passes(StageSFT) && !s.Passes(StageRL) {
 		v.add("gates.release", "waits for people to release a model, and this run trains none")
 	}
 	v.between("max_failed", s.MaxFailed, 0, 1)
@@ -372,6 +395,50 @@ func (s RunSpec) Validate() error {
 	v.between("tripwires.max_cut", *s.Tripwires.MaxCut, 0, 1)
 	v.between("window", float64(s.Window), 1, 200)
 	return v.err()
+}
+
+func (s RunSpec) validateFrom(v *violations) {
+	f := s.From
+	if f.Stage == "" {
+		if f.Run != "" || len(f.Dataset) > 0 || f.Model != "" {
+			v.add("from.stage", "is missing; name the first stage of the run")
+		}
+		return
+	}
+	for i, in := range f.Dataset {
+		in.validate(v, fmt.Sprintf("from.dataset[%d]", i))
+	}
+	own := len(f.Dataset) > 0 || f.Model != ""
+	switch {
+	case f.Stage == StagePrompts || f.Stage == StageReport || !slices.Contains(Stages, f.Stage):
+		v.add("from.stage", "is %q; the stages to begin with are %v", f.Stage, Stages[1:len(Stages)-1])
+	case s.Until != "" && s.Until.Before(f.Stage):
+		v.add("from.stage", "is %s, behind the last stage %s", f.Stage, s.Until)
+	case !s.Passes(f.Stage):
+		v.add("from.stage", "is %s, which is skipped", f.Stage)
+	case f.Run != "" && own:
+		v.add("from", "names both a run and a data set or model of one's own; use one of them")
+	case f.Run != "":
+	case !own:
+		v.add("from", "names neither a run nor a data set or model to begin with")
+	case f.Stage == StageSynthesize:
+		v.add("from.stage", "is synthesize: one's own prompts are prompts.imports, without from")
+	case f.Stage == StageCurate || f.Stage == StageGrade:
+		v.add("from.stage", "is %s, which needs a run; one's own data set can begin at filter, sft or rl, a model at rl or sample", f.Stage)
+	case f.Stage == StageSample && len(f.Dataset) > 0:
+		v.add("from.dataset", "is of no use to sample; the suites are evaluate.suites")
+	case f.Stage != StageSample && len(f.Dataset) == 0:
+		v.add("from.dataset", "is missing, and %s needs one", f.Stage)
+	case f.Stage.Before(StageRL) && f.Model != "":
+		v.add("from.model", "is of no use to %s; the model to train is base", f.Stage)
+	case f.Stage == StageRL && f.Model == "" && !s.SFT.Skip:
+		v.add("from.model", "is missing: what rl begins with in place of sft's model; to begin with base, skip sft")
+	case f.Model != "" && s.SFT.Skip:
+		v.add("from.model", "stands for the model that sft would train, and sft is skipped")
+	}
+	if s.Quota.Accepted > 0 && f.Stage != StageSynthesize {
+		v.add("quota", "needs the run to begin at prompts or synthesize")
+	}
 }
 
 func (in Import) validate(v *violations, field string) {

@@ -55,7 +55,18 @@ func TestBadSpecs(t *testing.T) {
 		{"negative votes", `{"name":"x","filter":{"votes":-1}}`, "filter.votes is -1"},
 		{"threshold over 1", `{"name":"x","filter":{"threshold":1.5}}`, "filter.threshold is 1.5"},
 		{"unknown arm", `{"name":"x","evaluate":{"arms":["bse"]}}`, `evaluate.arms has "bse"`},
-		{"arm without its stage", `{"name":"x","rl":{"skip":true},"evaluate":{"arms":["rl"]}}`, "whose stage is skipped"},
+		{"arm without its stage", `{"name":"x","rl":{"skip":true},"evaluate":{"arms":["rl"]}}`, "whose stage is not passed"},
+		{"begins at no stage", `{"name":"x","from":{"run":"y"}}`, "from.stage is missing"},
+		{"begins at the first", `{"name":"x","from":{"stage":"prompts","run":"y"}}`, `from.stage is "prompts"`},
+		{"begins with nothing", `{"name":"x","from":{"stage":"sft"}}`, "from names neither a run nor"},
+		{"begins with two", `{"name":"x","from":{"stage":"sft","run":"y","model":"z"}}`, "from names both"},
+		{"begins behind its end", `{"name":"x","from":{"stage":"sft","run":"y"},"until":"filter"}`, "behind the last stage filter"},
+		{"begins with what is skipped", `{"name":"x","from":{"stage":"rl","run":"y"},"rl":{"skip":true}}`, "which is skipped"},
+		{"curates one's own", `{"name":"x","from":{"stage":"curate","dataset":[{"path":"a.jsonl"}]}}`, "which needs a run"},
+		{"rl without a model", `{"name":"x","from":{"stage":"rl","dataset":[{"path":"a.jsonl"}]}}`, "from.model is missing"},
+		{"sft with a model", `{"name":"x","from":{"stage":"sft","dataset":[{"path":"a.jsonl"}],"model":"m"}}`, "from.model is of no use to sft"},
+		{"a quota without prompts", `{"name":"x","from":{"stage":"filter","run":"y"},"quota":{"accepted":3}}`, "quota needs the run to begin"},
+		{"an arm that nothing trains", `{"name":"x","from":{"stage":"sample","model":"m"},"evaluate":{"arms":["rl"]}}`, `evaluate.arms has "rl"`},
 		{"unknown column", `{"name":"x","prompts":{"imports":[{"path":"a.csv","columns":{"txt":"q"}}]}}`, `prompts.imports[0].columns maps "txt"`},
 		{"unknown intent", `{"name":"x","prompts":{"imports":[{"path":"a.csv","intent":"bad"}]}}`, `prompts.imports[0].intent is "bad"`},
 		{"no such last stage", `{"name":"x","until":"report"}`, `until is "report"`},
@@ -100,6 +111,26 @@ func TestZeroIsSaid(t *testing.T) {
 	}
 	if again = again.WithDefaults(); *again.Filter.Threshold != 0 {
 		t.Errorf("threshold %v after a round trip", *again.Filter.Threshold)
+	}
+}
+
+func TestARunMayBeginAnywhere(t *testing.T) {
+	for _, spec := range []string{
+		`{"name":"x","from":{"stage":"filter","run":"y"}}`,
+		`{"name":"x","from":{"stage":"filter","dataset":[{"path":"a.jsonl"}]},"until":"curate"}`,
+		`{"name":"x","from":{"stage":"sft","dataset":[{"path":"a.jsonl"}]}}`,
+		`{"name":"x","from":{"stage":"rl","dataset":[{"path":"a.jsonl"}],"model":"m"}}`,
+		`{"name":"x","from":{"stage":"rl","dataset":[{"path":"a.jsonl"}]},"sft":{"skip":true}}`,
+		`{"name":"x","from":{"stage":"sample","model":"m"}}`,
+		`{"name":"x","from":{"stage":"grade","run":"y"}}`,
+	} {
+		var s RunSpec
+		if err := json.Unmarshal([]byte(spec), &s); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WithDefaults().Validate(); err != nil {
+			t.Errorf("%s: %v", spec, err)
+		}
 	}
 }
 

@@ -101,6 +101,7 @@ type StageProgress struct {
 	Usage   Usage   `json:"usage"`
 	Seconds float64 `json:"seconds"`
 	Closed  bool    `json:"closed"`
+	Adopted bool    `json:"adopted,omitempty"` // the run began behind it
 }
 
 // Progress answers the query "progress".

@@ -110,6 +110,9 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 	for _, stage := range schemas.Stages[:4] {
 		curated = schemas.Manifest{} // the last one stays
 		err := shard.GetJSON(ctx, store, schemas.ManifestObject(e.run, stage), &curated)
+		if schemas.KindOf(err) == schemas.NotFound && stage != schemas.StageCurate {
+			continue // a run may begin with a data set of one's own
+		}
 		if schemas.KindOf(err) == schemas.NotFound {
 			return schemas.Errorf(op, string(e.run), schemas.NotFound, "stage %s has not ended", stage).
 				WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(e.run)))
@@ -194,7 +197,11 @@ func (e *export) models(ctx context.Context, store shard.Store) error {
 
 func firstRow[T any](ctx context.Context, store shard.Store, run schemas.RunID, stage schemas.Stage, kind string) (row T, err error) {
 	var m schemas.Manifest
-	if err := shard.GetJSON(ctx, store, schemas.ManifestObject(run, stage), &m); err != nil {
+	err = shard.GetJSON(ctx, store, schemas.ManifestObject(run, stage), &m)
+	if schemas.KindOf(err) == schemas.NotFound {
+		return row, nil
+	}
+	if err != nil {
 		return row, err
 	}
 	for _, ref := range m.Outputs[kind] {

@@ -59,7 +59,7 @@ func ended(r schemas.RunReport) *schemas.Progress {
 	for _, s := range r.Stages {
 		p.Stage = s.Stage
 		p.Stages = append(p.Stages, schemas.StageProgress{
-			Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true,
+			Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true, Adopted: s.Adopted,
 		})
 	}
 	return p

@@ -156,7 +156,7 @@ func TestExport(t *testing.T) {
 	if code, _, stderr := transcript(t, nil, store, "export", "first", dir); code != exitBadInput || !strings.Contains(stderr, "is not empty") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
-	if code, _, stderr := transcript(t, nil, store, "export", "other", filepath.Join(dir, "new")); code != exitError || !strings.Contains(stderr, "stage prompts has not ended") {
+	if code, _, stderr := transcript(t, nil, store, "export", "other", filepath.Join(dir, "new")); code != exitError || !strings.Contains(stderr, "stage curate has not ended") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

@@ -69,6 +69,8 @@ func called(u schemas.Usage) string {
 func stageLine(s schemas.StageProgress, took string) string {
 	var parts []string
 	switch {
+	case s.Adopted:
+		parts = append(parts, "taken over", s.Ledger.String())
 	case s.Closed && s.Found > 0:
 		parts = append(parts, fmt.Sprintf("done: %d tasks (%d found done)", s.Tasks, s.Found), s.Ledger.String())
 	case s.Closed:
@@ -116,7 +118,11 @@ func stageTable(stages []schemas.StageProgress) string {
 		if s.Closed {
 			time = clock(seconds(s.Seconds))
 		}
-		fmt.Fprintf(w, "%s\t%d/%d\t%d\t%d\t%s%d\t%d\t%.2f\t%s\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept,
+		tasks := fmt.Sprintf("%d/%d", s.Done, s.Tasks)
+		if s.Adopted {
+			tasks = "taken"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%d\t%d\t%.2f\t%s\n", s.Stage, tasks, s.Ledger.Kept,
 			outcomes(s.Ledger.Rejected), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, s.Usage.USD, time)
 		usage.Add(s.Usage)
 		took += s.Seconds

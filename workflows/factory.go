@@ -84,7 +84,7 @@ func (f *factory) run(ctx workflow.Context) (schemas.RunReport, error) {
 		if stage == schemas.StageReport {
 			break
 		}
-		if f.skips(stage) {
+		if !f.spec.Passes(stage) && !f.closed(stage) {
 			continue
 		}
 		if !f.closed(stage) {
@@ -162,7 +162,35 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.adopt(ctx, &inputs); err != nil {
+		return err
+	}
 	f.carried.Inputs = &inputs
+	return nil
+}
+
+// adopt takes the results that the run begins with, in place of the stages before its
+// first.
+func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
+	if f.spec.From.Stage == "" {
+		return nil
+	}
+	options := light(ctx, "take what the run begins with")
+	if f.spec.From.Model != "" {
+		options = planning(ctx, schemas.StageSFT) // only a gpu worker can tell a model's weights
+	}
+	var result activities.AdoptResult
+	err := f.retrying(ctx, f.spec.From.Stage, func() error {
+		return workflow.ExecuteActivity(options, act.Adopt, activities.AdoptRequest{Run: f.id, Spec: f.spec, Inputs: *inputs}).Get(ctx, &result)
+	})
+	if err != nil {
+		return err
+	}
+	f.carried.Sums, inputs.Simulated = result.Sums, result.Simulated
+	for _, s := range result.Sums {
+		f.stages = append(f.stages, closedStage(s))
+	}
+	f.show(ctx)
 	return nil
 }
 
@@ -199,21 +227,6 @@ func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, err
 		return bare, nil
 	}
 	return report, nil
-}
-
-func (f *factory) skips(stage schemas.Stage) bool {
-	if !f.spec.Reaches(stage) {
-		return true
-	}
-	switch stage {
-	case schemas.StageSFT:
-		return f.spec.SFT.Skip
-	case schemas.StageRL:
-		return f.spec.RL.Skip
-	case schemas.StageSample, schemas.StageGrade:
-		return f.spec.Evaluate.Skip
-	}
-	return false
 }
 
 func (f *factory) closed(stage schemas.Stage) bool {

@@ -472,3 +472,22 @@ func TestAFailedRunSaysSo(t *testing.T) {
 		t.Errorf("the state is %q, %v", p.State, err)
 	}
 }
+
+// A run that begins at sft passes no stage before it, but asks whether what it begins
+// with is good to train on.
+func TestFrom(t *testing.T) {
+	w := newWorld(t)
+	w.OnActivity(act.Adopt, mock.Anything, mock.Anything).Return(activities.AdoptResult{
+		Sums:      []schemas.StageSum{{Stage: schemas.StageCurate, Adopted: true, Digest: "own", Ledger: schemas.Ledger{Planned: 9, Kept: 9}}},
+		Simulated: []string{"sim-judge", "sim-teacher"},
+	}, nil)
+	s := gated()
+	s.From = schemas.FromSpec{Stage: schemas.StageSFT, Run: "other"}
+	w.at(time.Hour, "retry", schemas.Decision{By: "ann"}) // nothing failed here
+	w.at(2*time.Hour, "approve", schemas.Decision{Gate: schemas.GateDataset, Digest: "own", By: "ann"})
+	w.at(3*time.Hour, "approve", schemas.Decision{Gate: schemas.GateRelease, By: "ann"})
+	report := w.run(t, s)
+	if report.State != schemas.StateCompleted || len(report.Stages) != 5 || len(w.done[schemas.StagePrompts])+len(w.done[schemas.StageCurate]) != 0 {
+		t.Errorf("ended as %q after %d stages: %v", report.State, len(report.Stages), w.done)
+	}
+}

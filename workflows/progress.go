@@ -77,13 +77,17 @@ func details(p schemas.Progress) string {
 	b.WriteString("| stage | tasks | kept | what became of the rest | calls paid | from cache | seconds |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range p.Stages {
 		rest := strings.TrimPrefix(strings.TrimPrefix(s.Ledger.String(), fmt.Sprintf("kept %d", s.Ledger.Kept)), ", ")
-		fmt.Fprintf(&b, "| %s | %d of %d | %d | %s | %d | %d | %.1f |\n", s.Stage, s.Done, s.Tasks, s.Ledger.Kept, rest, s.Usage.Paid, s.Usage.Cached, s.Seconds)
+		tasks := fmt.Sprintf("%d of %d", s.Done, s.Tasks)
+		if s.Adopted {
+			tasks = "taken over"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %d | %.1f |\n", s.Stage, tasks, s.Ledger.Kept, rest, s.Usage.Paid, s.Usage.Cached, s.Seconds)
 	}
 	return b.String()
 }
 
 func closedStage(s schemas.StageSum) schemas.StageProgress {
 	return schemas.StageProgress{
-		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true,
+		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true, Adopted: s.Adopted,
 	}
 }

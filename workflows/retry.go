@@ -47,7 +47,7 @@ func (f *factory) checkRetry(d schemas.Decision) error {
 // missed lists the stages that ended without rows that a retry asks for.
 func (f *factory) missed(d schemas.Decision) (stages []schemas.Stage) {
 	for _, s := range f.carried.Sums {
-		if (d.Stage == "" || d.Stage == s.Stage) && (d.Reason == "" && s.Ledger.Missing() > 0 || s.Ledger.Failed[d.Reason] > 0) {
+		if !s.Adopted && (d.Stage == "" || d.Stage == s.Stage) && (d.Reason == "" && s.Ledger.Missing() > 0 || s.Ledger.Failed[d.Reason] > 0) {
 			stages = append(stages, s.Stage)
 		}
 	}
@@ -86,14 +86,11 @@ func (f *factory) retries(stage schemas.Stage) *schemas.Reason {
 
 // rewind takes the run back to where a stage has not begun.
 func (f *factory) rewind(stage schemas.Stage) {
-	before := func(s schemas.Stage) bool {
-		return slices.Index(schemas.Stages, s) < slices.Index(schemas.Stages, stage)
-	}
 	f.carried.Open = nil
 	f.carried.Drawn = false
 	if stage == schemas.StagePrompts {
 		f.carried.Draws = nil
 	}
-	f.carried.Sums = slices.DeleteFunc(slices.Clone(f.carried.Sums), func(s schemas.StageSum) bool { return !before(s.Stage) })
-	f.stages = slices.DeleteFunc(slices.Clone(f.stages), func(s schemas.StageProgress) bool { return !before(s.Stage) })
+	f.carried.Sums = slices.DeleteFunc(slices.Clone(f.carried.Sums), func(s schemas.StageSum) bool { return !s.Stage.Before(stage) })
+	f.stages = slices.DeleteFunc(slices.Clone(f.stages), func(s schemas.StageProgress) bool { return !s.Stage.Before(stage) })
 }

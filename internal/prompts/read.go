@@ -3,12 +3,14 @@ package prompts
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -23,26 +25,43 @@ import (
 // file may be larger than memory. It ends at the first error, which is InvalidInput
 // and names file, row and column.
 func Scan(name string, file io.ReaderAt, size int64, in schemas.Import) iter.Seq2[schemas.Prompt, error] {
-	const op = "import prompts"
-	return func(yield func(schemas.Prompt, error) bool) {
-		row := 0
+	return scan("import prompts", name, file, size, in, toPrompt)
+}
+
+// Answered is a conversation that ends with an answer, as the file has it.
+type Answered struct {
+	schemas.Prompt
+	Target string
+}
+
+// ScanAnswered is Scan for conversations: the last turn of messages is the assistant's,
+// or there are a prompt and a completion, lists of turns, as TRL has them.
+func ScanAnswered(name string, file io.ReaderAt, size int64, in schemas.Import) iter.Seq2[Answered, error] {
+	return scan("import data set", name, file, size, in, toAnswered)
+}
+
+// scan makes rows of a file's records.
+func scan[T any](op, name string, file io.ReaderAt, size int64, in schemas.Import, toRow func(string, record, schemas.Import) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		n := 0
 		for r, err := range records(format(name, in), file, size) {
 			if err != nil {
-				yield(schemas.Prompt{}, schemas.E(op, name, schemas.InvalidInput, err))
+				yield(none, schemas.E(op, name, schemas.InvalidInput, err))
 				return
 			}
-			row++
-			p, err := toPrompt(name, r, in)
+			n++
+			row, err := toRow(name, r, in)
 			if err != nil {
-				yield(schemas.Prompt{}, schemas.Errorf(op, name, schemas.InvalidInput, "row %d: %w", row, err))
+				yield(none, schemas.Errorf(op, name, schemas.InvalidInput, "row %d: %w", n, err))
 				return
 			}
-			if !yield(p, nil) {
+			if !yield(row, nil) {
 				return
 			}
 		}
-		if row == 0 {
-			yield(schemas.Prompt{}, schemas.Errorf(op, name, schemas.InvalidInput, "the file has no rows"))
+		if n == 0 {
+			yield(none, schemas.Errorf(op, name, schemas.InvalidInput, "the file has no rows"))
 		}
 	}
 }
@@ -325,6 +344,37 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 	p.Messages = messages
 	p.ID = schemas.PromptID(p.Category, messages)
 	return p, nil
+}
+
+// toAnswered parts a conversation before its last turn.
+func toAnswered(name string, r record, in schemas.Import) (a Answered, err error) {
+	column := cmp.Or(in.Columns["messages"], "messages")
+	messages, err := turns(r[column])
+	if err != nil {
+		return a, err
+	}
+	if len(messages) == 0 {
+		prompt, err := turns(r["prompt"])
+		if err != nil {
+			return a, err
+		}
+		completion, err := turns(r["completion"])
+		if err != nil {
+			return a, err
+		}
+		messages = append(prompt, completion...)
+	}
+	if len(messages) < 2 {
+		return a, fmt.Errorf("has no conversation; its turns are looked for in column %q, or in prompt and completion", column)
+	}
+	last := messages[len(messages)-1]
+	if a.Target = strings.TrimSpace(last.Content); last.Role != "assistant" || a.Target == "" {
+		return a, fmt.Errorf("its last turn must be the assistant's and not empty")
+	}
+	row := maps.Clone(r)
+	row[column] = messages[:len(messages)-1]
+	a.Prompt, err = toPrompt(name, row, in)
+	return a, err
 }
 
 func has(r record, column string) bool { _, ok := r[column]; return ok }
