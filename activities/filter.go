@@ -37,7 +37,7 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		s := p.Spec.Filter
 		l := lineage{
 			Stage: schemas.StageFilter, Version: []any{filterVersion, judge.StageVersion()}, Inputs: digests(ref),
-			Params: map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens},
+			Params: p.params(map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens}),
 			Policy: cp.Digest, Models: []model{asked(j)},
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
@@ -67,7 +67,7 @@ func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return err
 		}
 		s := w.spec.Filter
-		j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens})
+		j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens, Refresh: w.refresh()})
 		verdicts := rowsOf[schemas.Verdict]{
 			kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
 			reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },

@@ -28,7 +28,7 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 	for i, ref := range m.Outputs[schemas.OutputCompletions] {
 		l := lineage{
 			Stage: schemas.StageGrade, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
-			Params: map[string]any{"votes": p.Spec.Evaluate.Votes},
+			Params: p.params(map[string]any{"votes": p.Spec.Evaluate.Votes}),
 			Policy: p.inputs.Policy, Models: []model{asked(grader)},
 		}
 		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
@@ -53,7 +53,7 @@ func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskRe
 		if err != nil {
 			return err
 		}
-		j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes})
+		j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes, Refresh: w.refresh()})
 		grades := rowsOf[schemas.Grade]{
 			kind: schemas.OutputGrades, n: len(completions), unit: judged(completions),
 			reason: func(g schemas.Grade) schemas.Reason { return g.Reason },

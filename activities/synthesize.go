@@ -50,7 +50,7 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 		task := func(name string, ref schemas.ShardRef, prompts int64, draw []schemas.Share) {
 			l := lineage{
 				Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
-				Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
+				Params: p.params(map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens}),
 				Policy: cp.Digest, Models: []model{asked(teacher)},
 			}
 			if draw != nil {
@@ -110,6 +110,7 @@ func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.T
 		}
 		ask := asker{w: w, client: teacher, request: llm.Request{
 			Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
+			Refresh: w.refresh(),
 		}}
 		samples := w.spec.Synthesize.Samples
 		return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {

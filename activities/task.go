@@ -179,6 +179,9 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
+// refresh is the word by which the stage asks anew; empty where answers of before count.
+func (w *work) refresh() string { return w.spec.Refresh[w.stage] }
+
 // modelsOf is the models that a task's rows follow from.
 func modelsOf(t schemas.Task) ([]model, error) {
 	var l struct {

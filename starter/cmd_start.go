@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -13,6 +16,7 @@ import (
 func (a *app) startCommand() *cobra.Command {
 	var run string
 	var watch, untilGate bool
+	var refresh []string
 	cmd := &cobra.Command{
 		Use:   "start SPEC.json",
 		Short: "Start a run, or attach to it where it runs already",
@@ -27,6 +31,9 @@ The same with the Temporal CLI:
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec, err := a.readSpec(args[0])
 			if err != nil {
+				return err
+			}
+			if err := refreshed(&spec, refresh, time.Now()); err != nil {
 				return err
 			}
 			id := schemas.RunID(run)
@@ -54,9 +61,28 @@ The same with the Temporal CLI:
 		},
 	}
 	cmd.Flags().StringVar(&run, "run", "", "the run's ID (default: made of the spec's name)")
+	cmd.Flags().StringSliceVar(&refresh, "refresh", nil, "stages that ask models anew, whatever they have answered before")
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on with starter watch")
 	cmd.Flags().BoolVar(&untilGate, "until-gate", false, "with --watch: end when a gate waits")
 	return cmd
+}
+
+// refreshed names a new asking for each of the stages.
+func refreshed(spec *schemas.RunSpec, stages []string, now time.Time) error {
+	if len(stages) == 0 {
+		return nil
+	}
+	spec.Refresh = maps.Clone(spec.Refresh)
+	if spec.Refresh == nil {
+		spec.Refresh = map[schemas.Stage]string{}
+	}
+	for _, s := range stages {
+		if !slices.Contains(schemas.Refreshable, schemas.Stage(s)) {
+			return usage("stage %q asks no model", s).WithHint("Use --refresh with one of: %v", schemas.Refreshable)
+		}
+		spec.Refresh[schemas.Stage(s)] = now.UTC().Format(time.RFC3339)
+	}
+	return nil
 }
 
 func (a *app) printStarted(run schemas.RunID, attached bool, link string) error {
