@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -42,6 +43,9 @@ type work struct {
 
 	mayMiss int64
 	retry   *schemas.Reason
+	// unasked counts, where models answer from the journal alone, the requests that would
+	// be sent at most.
+	unasked atomic.Int64
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -177,6 +181,15 @@ func (w *work) client(name string) (*llm.Client, error) {
 	return nil, schemas.Errorf("open endpoint", name, schemas.Conflict,
 		"this worker's configuration has %s asked with %v, but the stage was planned for %v", here.Identity, here.Sent, planned).
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
+}
+
+// unanswered counts the requests that a row would still take, where err is that there is
+// no answer, and returns err.
+func (w *work) unanswered(err error, most int) error {
+	if llm.IsMissing(err) {
+		w.unasked.Add(int64(most))
+	}
+	return err
 }
 
 // refresh is the word by which the stage asks anew; empty where answers of before count.
