@@ -81,7 +81,7 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 	}
 	ref = schemas.InputsRef{
 		Object: object, Digest: schemas.DigestOf(inputs), Policy: inputs.Policy,
-		PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
+		Categories: len(inputs.Categories), PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
 	}
 	for _, arm := range req.Spec.Evaluate.Arms {
 		for _, suite := range inputs.Suites {

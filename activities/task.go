@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -228,6 +229,7 @@ func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
 		}
 		result.Rows += ref.Rows
 		result.Ledger.Add(ref.Ledger)
+		result.ByCategory.Add(cmp.Or(o.Category, w.Category), ref.Ledger)
 	}
 	return result, true, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -129,6 +130,23 @@ func stageTable(stages []schemas.StageProgress) string {
 	}
 	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%.2f\t%s\n", failed(""), usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
 	w.Flush() // A strings.Builder takes all.
+	return b.String()
+}
+
+// categoryTables shows what became of each category's units, a table for a stage.
+func categoryTables(stages []schemas.StageProgress) string {
+	var b strings.Builder
+	for _, s := range stages {
+		if len(s.ByCategory) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "\n%s by category\n", s.Stage)
+		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, c := range slices.Sorted(maps.Keys(s.ByCategory)) {
+			fmt.Fprintf(w, "%s\t%s\n", c, s.ByCategory[c])
+		}
+		w.Flush() // A strings.Builder takes all.
+	}
 	return b.String()
 }
 
