@@ -8,6 +8,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"precept/internal/garbage"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -32,6 +33,8 @@ type fakeServer struct {
 	decided  []schemas.Decision
 	verdicts []string
 	err      error
+	runs     []garbage.Run
+	listErr  error
 	closed   bool
 }
 
@@ -55,6 +58,8 @@ func (f *fakeServer) decide(_ context.Context, _ schemas.RunID, verdict string, 
 	f.verdicts, f.decided = append(f.verdicts, verdict), append(f.decided, d)
 	return f.answer, f.err
 }
+
+func (f *fakeServer) underway(context.Context) ([]garbage.Run, error) { return f.runs, f.listErr }
 
 func (f *fakeServer) link(run schemas.RunID) string { return "http://ui.test/" + string(run) }
 func (f *fakeServer) close()                        { f.closed = true }
