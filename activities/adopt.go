@@ -123,8 +123,10 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 				r.Simulated = append(r.Simulated, name)
 			}
 		}
+		taken := *plan
+		taken.Run, taken.From = req.Run, from.Run
 		m.Run, m.From, m.Usage, m.Spent = req.Run, from.Run, schemas.Usage{}, nil
-		sum, err := a.writeAdopted(ctx, m, *plan)
+		sum, err := a.writeAdopted(ctx, m, taken)
 		if err != nil {
 			return r, err
 		}

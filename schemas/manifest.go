@@ -89,6 +89,7 @@ type Share struct {
 // Plan is the list of a stage's tasks, stored as plans/<run>/<stage>.json.
 type Plan struct {
 	Run    RunID   `json:"run"`
+	From   RunID   `json:"from,omitempty"` // the run that it is taken from
 	Stage  Stage   `json:"stage"`
 	Spec   RunSpec `json:"spec"`
 	Inputs Inputs  `json:"inputs"`

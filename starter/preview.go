@@ -28,7 +28,7 @@ func storedSpec(ctx context.Context, store shard.Store, run schemas.RunID) (spec
 		if got != nil {
 			return spec, got
 		}
-		if plan.Run == run { // not one that was taken over
+		if plan.From == "" {
 			spec, err = plan.Spec, nil
 		}
 	}

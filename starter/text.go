@@ -38,6 +38,21 @@ func clip(s string, n int) string {
 	return string([]rune(s)[:max(n-1, 0)]) + "…"
 }
 
+// sized writes a number of bytes for people: "512 B", "1.5 kB", "23 GB".
+func sized(n int64) string {
+	size, unit := float64(n), "B"
+	for _, larger := range []string{"kB", "MB", "GB", "TB"} {
+		if size < 1000 {
+			break
+		}
+		size, unit = size/1000, larger
+	}
+	if unit == "B" || size >= 10 {
+		return fmt.Sprintf("%.0f %s", size, unit)
+	}
+	return fmt.Sprintf("%.1f %s", size, unit)
+}
+
 func outcomes(m map[schemas.Reason]int64) (n int64) {
 	for _, v := range m {
 		n += v

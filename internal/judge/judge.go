@@ -34,7 +34,7 @@ type Options struct {
 	Votes int // defaults to 1
 	// Threshold ends the voting at a vote whose score is under it. 0 never does.
 	Threshold float64
-	MaxTokens int // of one reply, thoughts included; defaults to 1024
+	MaxTokens int    // of one reply, thoughts included; defaults to 1024
 	Refresh   string // as llm.Request has it
 }
 
