@@ -17,6 +17,7 @@ import (
 
 	"precept/examples"
 	"precept/internal/config"
+	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/prompts"
 	"precept/internal/shard"
@@ -43,7 +44,8 @@ func (a *Activities) Import(ctx context.Context, req ImportRequest) (schemas.Inp
 func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref schemas.InputsRef, err error) {
 	spec := req.Spec
 	var inputs schemas.Inputs
-	if inputs.Simulated, err = a.checkEndpoints(spec); err != nil {
+	used := a.usedEndpoints(spec)
+	if inputs.Simulated, err = a.checkEndpoints(used); err != nil {
 		return ref, err
 	}
 	p, err := a.readPolicy(ctx, spec.Policy.Source)
@@ -82,6 +84,7 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 	ref = schemas.InputsRef{
 		Object: object, Digest: schemas.DigestOf(inputs), Policy: inputs.Policy,
 		Categories: len(inputs.Categories), PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
+		Hosted: hosted(a.usedEndpoints(req.Spec)),
 	}
 	for _, arm := range req.Spec.Evaluate.Arms {
 		for _, suite := range inputs.Suites {
@@ -91,32 +94,56 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 	return ref, nil
 }
 
-// checkEndpoints checks that the spec's endpoints are configured, and lists those
-// that are simulations.
-func (a *Activities) checkEndpoints(spec schemas.RunSpec) (simulated []string, err error) {
-	roles := []struct {
+// role is an endpoint in a part of the run.
+type role struct {
+	field, name string
+	endpoint    llm.Endpoint
+	err         error // it is not configured
+}
+
+// usedEndpoints lists the endpoints that the run asks.
+func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
+	for _, r := range []struct {
+		stage       schemas.Stage
 		field, name string
-		used        bool
 	}{
-		{"synthesize.teacher", spec.Synthesize.Teacher, spec.Passes(schemas.StageSynthesize)},
-		{"filter.judge", spec.Filter.Judge, spec.Passes(schemas.StageFilter)},
-		{"rl.judge", spec.RL.Judge, spec.Passes(schemas.StageRL)},
-		{"evaluate.grader", spec.Evaluate.Grader, spec.Passes(schemas.StageGrade)},
+		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher},
+		{schemas.StageFilter, "filter.judge", spec.Filter.Judge},
+		{schemas.StageRL, "rl.judge", spec.RL.Judge},
+		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader},
+	} {
+		if spec.Passes(r.stage) {
+			e, err := a.endpoint(r.name)
+			used = append(used, role{r.field, r.name, e, err})
+		}
 	}
-	for _, r := range roles {
-		if !r.used {
-			continue
+	return used
+}
+
+// checkEndpoints checks that endpoints are configured, and lists those that are
+// simulations.
+func (a *Activities) checkEndpoints(used []role) (simulated []string, err error) {
+	for _, r := range used {
+		if r.err != nil {
+			return nil, schemas.Errorf("check run spec", r.field, schemas.InvalidInput, "%w", r.err)
 		}
-		e, err := a.endpoint(r.name)
-		if err != nil {
-			return nil, schemas.Errorf("check run spec", r.field, schemas.InvalidInput, "%w", err)
-		}
-		if e.Simulated && !slices.Contains(simulated, r.name) {
+		if r.endpoint.Simulated {
 			simulated = append(simulated, r.name)
 		}
 	}
 	slices.Sort(simulated)
-	return simulated, nil
+	return slices.Compact(simulated), nil
+}
+
+// hosted lists the endpoints whose models others serve, and may change.
+func hosted(used []role) (names []string) {
+	for _, r := range used {
+		if !r.endpoint.Simulated && r.endpoint.Weights == "" {
+			names = append(names, r.name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func (a *Activities) readPolicy(ctx context.Context, source string) (*policy.Policy, error) {

@@ -127,6 +127,9 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 // runs out.
 func (w *work) release(ctx context.Context) {
 	log := activity.GetLogger(ctx)
+	if err := w.recordServed(ctx); err != nil {
+		log.Warn("who answered is not recorded yet", "task", w.Title, "error", err)
+	}
 	if err := w.journal.Flush(ctx); err != nil {
 		log.Warn("answers are not journaled yet", "task", w.Title, "error", err)
 	}

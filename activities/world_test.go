@@ -37,6 +37,15 @@ type models struct {
 	mu     sync.Mutex
 	asked  []question
 	script func(question) *reply // nil, or returns nil, for the usual reply
+	as     string                // how the models name themselves, as JSON fields
+	hosted bool                  // others serve them
+}
+
+// served has the models answer under a name with a fingerprint.
+func (m *models) served(name, fingerprint string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.as = fmt.Sprintf(`"model":%q,"system_fingerprint":%q,`, name, fingerprint)
 }
 
 // question is one request to a model.
@@ -99,7 +108,7 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	m.mu.Lock()
 	m.asked = append(m.asked, q)
-	script := m.script
+	script, as := m.script, m.as
 	m.mu.Unlock()
 	var say *reply
 	if script != nil {
@@ -124,7 +133,7 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err) // a string
 	}
-	fmt.Fprintf(w, `{"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":10,"completion_tokens":5}}`, text, finish)
+	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":10,"completion_tokens":5}}`, text, finish)
 }
 
 // says sets the script.
@@ -155,7 +164,7 @@ func (m *models) calls() map[string]int {
 // endpoint is one of the models.
 func (m *models) endpoint(name string) llm.Endpoint {
 	return llm.Endpoint{
-		Name: name, Model: name, BaseURL: m.URL + "/v1", Provider: "test", Revision: "1", Simulated: true,
+		Name: name, Model: name, BaseURL: m.URL + "/v1", Provider: "test", Revision: "1", Simulated: !m.hosted,
 		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2,
 	}
 }

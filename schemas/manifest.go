@@ -238,6 +238,7 @@ type InputsRef struct {
 	PromptRows int64  `json:"prompt_rows"`
 	// Sampled is the number of evaluation answers that each arm owes.
 	Sampled   map[Arm]int64 `json:"sampled"`
+	Hosted    []string      `json:"hosted,omitempty"` // endpoints that others serve
 	Simulated []string      `json:"simulated,omitempty"`
 }
 

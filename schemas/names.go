@@ -122,6 +122,7 @@ type Gate string
 const (
 	GateDataset Gate = "dataset"
 	GateRelease Gate = "release"
+	GateModels  Gate = "models"
 	GateQuota   Gate = "quota"
 	GateFailure Gate = "failure"
 )

@@ -116,6 +116,7 @@ type Progress struct {
 	Waiting   *Opening         `json:"waiting,omitempty"`
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
 	Simulated []string         `json:"simulated,omitempty"`
+	Notes     []string         `json:"notes,omitempty"` // for people to know
 	Started   time.Time        `json:"started"`
 }
 
@@ -142,12 +143,20 @@ type TaskProgress struct {
 	Usage Usage `json:"usage,omitzero"`
 }
 
+// Served is what has changed about who answers under a model identity, since answers were
+// recorded under it.
+type Served struct {
+	Changed []string `json:"changed,omitempty"` // another model: people are asked
+	Notes   []string `json:"notes,omitempty"`   // another fingerprint of the same
+}
+
 // Carried is what a run hands to its continuation. It stays under 64 KB.
 type Carried struct {
 	Started   time.Time        `json:"started"`
 	Inputs    *InputsRef       `json:"inputs,omitempty"`
 	Sums      []StageSum       `json:"sums"`
 	Open      *OpenStage       `json:"open,omitempty"`
+	Notes     []string         `json:"notes,omitempty"`
 	Openings  int              `json:"openings"`
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
 	// Draws is how far the quota's rounds are, and Drawn that they have ended.

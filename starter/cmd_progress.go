@@ -45,7 +45,7 @@ The same with the Temporal CLI:
 				return printJSON(a.out, p)
 			}
 			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(p.Name), p.State, p.Stage)
-			fmt.Fprint(a.out, simulatedLine(p.Simulated), stageTable(p.Stages))
+			fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), stageTable(p.Stages))
 			if byCategory {
 				fmt.Fprint(a.out, categoryTables(p.Stages))
 			}

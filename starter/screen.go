@@ -53,6 +53,7 @@ type lines struct {
 	out    io.Writer
 	closed map[schemas.Stage]bool
 	named  bool // the simulated endpoints
+	noted  int
 	mark   string
 	at     time.Time
 }
@@ -65,6 +66,10 @@ func (l *lines) show(v view) {
 		if !l.named && len(p.Simulated) > 0 {
 			l.named = true
 			fmt.Fprint(l.out, simulatedLine(p.Simulated))
+		}
+		if n := len(p.Notes); n > l.noted {
+			fmt.Fprint(l.out, noteLines(p.Notes[l.noted:]))
+			l.noted = n
 		}
 		for _, s := range p.Stages {
 			if s.Closed && !l.closed[s.Stage] {
@@ -188,6 +193,9 @@ func drawing(v view) (out []string) {
 		head += "  " + strings.TrimSpace(simulatedLine(p.Simulated))
 	}
 	out = append(out, head)
+	for _, n := range p.Notes {
+		out = append(out, "  Note: "+oneLine(n))
+	}
 	for _, s := range p.Stages {
 		took := v.inStage
 		if s.Closed {

@@ -113,6 +113,14 @@ func simulatedLine(names []string) string {
 	return fmt.Sprintf("Simulated, not real models: %s\n", oneLine(strings.Join(names, ", ")))
 }
 
+func noteLines(notes []string) string {
+	var b strings.Builder
+	for _, n := range notes {
+		fmt.Fprintf(&b, "Note: %s\n", oneLine(n))
+	}
+	return b.String()
+}
+
 // stageTable shows stages with their counts and the time each took.
 func stageTable(stages []schemas.StageProgress) string {
 	var b strings.Builder

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -165,8 +166,33 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.adopt(ctx, &inputs); err != nil {
 		return err
 	}
+	if err := f.meet(ctx, inputs); err != nil {
+		return err
+	}
 	f.carried.Inputs = &inputs
 	return nil
+}
+
+// meet looks who answers for the hosted models, before recorded answers are used beside
+// new ones.
+func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
+	if len(inputs.Hosted) == 0 {
+		return nil
+	}
+	var served schemas.Served
+	err := f.retrying(ctx, schemas.StagePrompts, func() error {
+		return workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served, f.spec).Get(ctx, &served)
+	})
+	if err != nil {
+		return err
+	}
+	f.carried.Notes = served.Notes
+	f.show(ctx)
+	if len(served.Changed) == 0 {
+		return nil
+	}
+	question := strings.Join(served.Changed, "; ") + ". Use recorded answers all the same? To ask anew, give the endpoint another revision in the workers' configuration, or start with refresh."
+	return f.gate(ctx, schemas.GateModels, schemas.DigestOf(served.Changed), question)
 }
 
 // adopt takes the results that the run begins with, in place of the stages before its
@@ -177,7 +203,7 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 	}
 	options := light(ctx, "take what the run begins with")
 	if f.spec.From.Model != "" {
-		options = planning(ctx, schemas.StageSFT) // only a gpu worker can tell a model's weights
+		options = planning(ctx, schemas.StageSFT, "take what the run begins with") // only a gpu worker can tell a model's weights
 	}
 	var result activities.AdoptResult
 	err := f.retrying(ctx, f.spec.From.Stage, func() error {

@@ -32,6 +32,7 @@ type world struct {
 	failing func(activities.TaskRequest) error
 	planned func(schemas.Stage, int64) int64
 	sums    map[schemas.Stage]schemas.Ledger
+	inputs  schemas.InputsRef
 	// unreported is why no report can be written.
 	unreported error
 }
@@ -60,10 +61,13 @@ func newWorld(t *testing.T) *world {
 		w.records = append(w.records, d)
 		return nil
 	})
-	w.OnActivity(act.Import, mock.Anything, mock.Anything).Return(schemas.InputsRef{
+	w.inputs = schemas.InputsRef{
 		Object: "inputs", Policy: "policy", PromptRows: promptRows,
 		Sampled: map[schemas.Arm]int64{schemas.ArmBase: 5, schemas.ArmBasePolicy: 2, schemas.ArmSFT: 5, schemas.ArmRL: 5},
-	}, nil)
+	}
+	w.OnActivity(act.Import, mock.Anything, mock.Anything).Return(func(context.Context, activities.ImportRequest) (schemas.InputsRef, error) {
+		return w.inputs, nil
+	})
 	w.OnActivity(act.Plan, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.PlanRequest) (schemas.PlanRef, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -489,5 +493,24 @@ func TestFrom(t *testing.T) {
 	report := w.run(t, s)
 	if report.State != schemas.StateCompleted || len(report.Stages) != 5 || len(w.done[schemas.StagePrompts])+len(w.done[schemas.StageCurate]) != 0 {
 		t.Errorf("ended as %q after %d stages: %v", report.State, len(report.Stages), w.done)
+	}
+}
+
+// Recorded answers of another model are used only when a person says so.
+func TestAnotherModelAsks(t *testing.T) {
+	w := newWorld(t)
+	w.inputs.Hosted = []string{"teacher"}
+	w.OnActivity(act.Served, mock.Anything, mock.Anything).Return(schemas.Served{
+		Changed: []string{"endpoint teacher answers as gpt-2, and was gpt-1"}, Notes: []string{"endpoint judge has another fingerprint"},
+	}, nil)
+	w.RegisterDelayedCallback(func() {
+		o := w.waiting(t)
+		if o == nil || o.Gate != schemas.GateModels || !strings.Contains(o.Question, "answers as gpt-2") || len(w.done) != 0 {
+			t.Errorf("waits for %+v after %v", o, w.done)
+		}
+		w.SignalWorkflow("approve", schemas.Decision{By: "ann"})
+	}, time.Hour)
+	if report := w.run(t, spec()); report.State != schemas.StateCompleted {
+		t.Errorf("ended as %q", report.State)
 	}
 }

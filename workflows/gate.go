@@ -23,6 +23,7 @@ type answer struct {
 var verdicts = map[schemas.Gate][]string{
 	schemas.GateDataset: {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
 	schemas.GateRelease: {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
+	schemas.GateModels:  {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
 	schemas.GateQuota:   {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
 	schemas.GateFailure: {schemas.DecisionResume, schemas.DecisionAbort},
 }

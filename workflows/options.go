@@ -35,13 +35,13 @@ func light(ctx workflow.Context, summary string) workflow.Context {
 
 // planning runs where the stage's tasks run: only a gpu worker can tell which
 // weights a base model has.
-func planning(ctx workflow.Context, stage schemas.Stage) workflow.Context {
+func planning(ctx workflow.Context, stage schemas.Stage, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		TaskQueue:           stage.Queue(),
 		StartToCloseTimeout: time.Hour,
 		HeartbeatTimeout:    heartbeat,
 		RetryPolicy:         retry(5),
-		Summary:             "plan stage " + string(stage),
+		Summary:             summary,
 	})
 }
 

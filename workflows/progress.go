@@ -32,7 +32,7 @@ func (f *factory) current() schemas.Stage {
 func (f *factory) progress() schemas.Progress {
 	p := schemas.Progress{
 		Run: f.id, Name: f.spec.Name, State: f.state, Stage: f.current(), Stages: f.stages,
-		Waiting: f.waiting, Decisions: f.carried.Decisions, Started: f.carried.Started,
+		Waiting: f.waiting, Decisions: f.carried.Decisions, Notes: f.carried.Notes, Started: f.carried.Started,
 	}
 	if f.carried.Inputs != nil {
 		p.Simulated = f.carried.Inputs.Simulated
@@ -75,6 +75,9 @@ func details(p schemas.Progress) string {
 	}
 	if len(p.Simulated) > 0 {
 		fmt.Fprintf(&b, "*Simulated, not real models: %s*\n\n", strings.Join(p.Simulated, ", "))
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(&b, "*%s*\n\n", n)
 	}
 	b.WriteString("| stage | tasks | kept | what became of the rest | calls paid | from cache | seconds |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range p.Stages {

@@ -26,7 +26,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	if part.Plan == nil {
 		var plan schemas.PlanRef
 		err := f.retrying(ctx, stage, func() error {
-			return workflow.ExecuteActivity(planning(ctx, stage), act.Plan, activities.PlanRequest{
+			return workflow.ExecuteActivity(planning(ctx, stage, "plan stage "+string(stage)), act.Plan, activities.PlanRequest{
 				Run: f.id, Stage: stage, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums, Draws: f.carried.Draws,
 			}).Get(ctx, &plan)
 		})

@@ -270,6 +270,8 @@ func (s *sorting) needed(i item) bool {
 	switch i.kind {
 	case Runs:
 		return roots.forgotten[i.run] == ""
+	case Served: // it goes with the journal, in which there may always be more
+		return true
 	case Leases: // a holder writes it every few seconds
 		return false
 	case Journal:
@@ -283,7 +285,7 @@ func (s *sorting) needed(i item) bool {
 
 // table is the rows in the order in which people think of them.
 func (s *sorting) table() (out []Row) {
-	order := []Kind{Shards, Jobs, Models, Checkpoints, Inputs, Policies, Plans, Runs, Leases, Journal}
+	order := []Kind{Shards, Jobs, Models, Checkpoints, Inputs, Policies, Plans, Runs, Leases, Journal, Served}
 	for r := range maps.Values(s.rows) {
 		out = append(out, *r)
 	}

@@ -26,9 +26,10 @@ const (
 	Policies    Kind = "policies"
 	Leases      Kind = "leases"
 	Journal     Kind = "journal"
+	Served      Kind = "served" // what has answered under a model's identity
 )
 
-var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Leases, Journal}
+var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Leases, Journal, Served}
 
 // place is what a key says of its object.
 type place struct {
@@ -73,6 +74,8 @@ func locate(key string) (p place, ok bool) {
 		p.folder = strings.Join(parts[:min(n, 3)], "/")
 	case Leases:
 		ok = n == 2 && (isDigest(parts[1], ".json") || parts[1] == lease+".json")
+	case Served:
+		ok = n == 2 && isDigest(parts[1], ".json")
 	case Journal:
 		p.at, ok = shard.SegmentTime(key)
 	}
