@@ -23,11 +23,13 @@ type Activities struct {
 	store   shard.Store
 	journal *shard.Journal
 	holder  string // names this process in leases
+	offline bool   // models answer from the journal alone
 
 	mu       sync.Mutex
 	clients  map[string]*llm.Client
 	plans    map[schemas.Digest]*schemas.Plan
 	policies map[schemas.Digest]*policy.Policy
+	bases    map[string]schemas.ModelRef // weights that are known already
 }
 
 // New returns the activities of a worker named holder.
@@ -62,7 +64,7 @@ func (a *Activities) client(name string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := llm.NewClient(e, llm.Options{Journal: a.journal})
+	c, err := llm.NewClient(e, llm.Options{Journal: a.journal, Offline: a.offline})
 	if err != nil {
 		return nil, err
 	}

@@ -123,8 +123,10 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 				r.Simulated = append(r.Simulated, name)
 			}
 		}
+		taken := *plan
+		taken.Run, taken.From = req.Run, from.Run
 		m.Run, m.From, m.Usage, m.Spent = req.Run, from.Run, schemas.Usage{}, nil
-		sum, err := a.writeAdopted(ctx, m, *plan)
+		sum, err := a.writeAdopted(ctx, m, taken)
 		if err != nil {
 			return r, err
 		}
@@ -168,7 +170,7 @@ func (a *Activities) adoptModel(ctx context.Context, req AdoptRequest, inputs sc
 func newManifest(req AdoptRequest, stage schemas.Stage) schemas.Manifest {
 	return schemas.Manifest{
 		Run: req.Run, Stage: stage, Spec: schemas.DigestOf(req.Spec), Code: codeVersion(),
-		Outputs: map[string][]schemas.ShardRef{}, ByCategory: map[schemas.Category]schemas.Ledger{},
+		Outputs: map[string][]schemas.ShardRef{},
 	}
 }
 
@@ -285,8 +287,6 @@ func writeOwn[T any](ctx context.Context, d *dataset, t schemas.Task, output int
 	}
 	d.plan.Tasks = append(d.plan.Tasks, t)
 	d.manifest.Ledger.Add(ledger)
-	of := d.manifest.ByCategory[t.Category]
-	of.Add(ledger)
-	d.manifest.ByCategory[t.Category] = of
+	d.manifest.ByCategory.Add(t.Category, ledger)
 	return nil
 }

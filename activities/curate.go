@@ -60,39 +60,41 @@ func (p *planner) curate(ctx context.Context) (tasks []schemas.Task, err error) 
 // Curate makes the training rows of one shard: the best kept completion of every
 // prompt, without the policy, and the prompts for RL.
 func (a *Activities) Curate(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
-	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		prompts, err := keptPrompts(ctx, a.store, w.Inputs[0])
-		if err != nil {
-			return err
-		}
-		prompts = drawn(prompts, w.Shares)
-		completions, err := shard.Read[schemas.Completion](ctx, a.store, w.Inputs[1])
-		if err != nil {
-			return err
-		}
-		verdicts, err := shard.Read[schemas.Verdict](ctx, a.store, w.Inputs[2])
-		if err != nil {
-			return err
-		}
-		examples, ledger := curateShard(completions, verdicts, w.spec.Curate.MaxExamples, w.Quota)
-		ledger.Planned = w.Planned
-		key, err := w.Output(schemas.OutputExamples)
-		if err != nil {
-			return err
-		}
-		if _, err := shard.Write(ctx, a.store, w.stage, key, examples, ledger, w.Lineage); err != nil {
-			return err
-		}
-		rl := make([]schemas.RLPrompt, len(prompts))
-		for i, p := range prompts {
-			rl[i] = schemas.RLPrompt{PromptID: p.ID, Prompt: p.Messages, Category: p.Category, Intent: p.Intent}
-		}
-		if key, err = w.Output(schemas.OutputRLPrompts); err != nil {
-			return err
-		}
-		_, err = shard.Write(ctx, a.store, w.stage, key, rl, schemas.Ledger{}, w.Lineage)
+	return a.task(ctx, req, doCurate)
+}
+
+func doCurate(ctx context.Context, w *work) error {
+	prompts, err := keptPrompts(ctx, w.store, w.Inputs[0])
+	if err != nil {
 		return err
-	})
+	}
+	prompts = drawn(prompts, w.Shares)
+	completions, err := shard.Read[schemas.Completion](ctx, w.store, w.Inputs[1])
+	if err != nil {
+		return err
+	}
+	verdicts, err := shard.Read[schemas.Verdict](ctx, w.store, w.Inputs[2])
+	if err != nil {
+		return err
+	}
+	examples, ledger := curateShard(completions, verdicts, w.spec.Curate.MaxExamples, w.Quota)
+	ledger.Planned = w.Planned
+	key, err := w.Output(schemas.OutputExamples)
+	if err != nil {
+		return err
+	}
+	if _, err := shard.Write(ctx, w.store, w.stage, key, examples, ledger, w.Lineage); err != nil {
+		return err
+	}
+	rl := make([]schemas.RLPrompt, len(prompts))
+	for i, p := range prompts {
+		rl[i] = schemas.RLPrompt{PromptID: p.ID, Prompt: p.Messages, Category: p.Category, Intent: p.Intent}
+	}
+	if key, err = w.Output(schemas.OutputRLPrompts); err != nil {
+		return err
+	}
+	_, err = shard.Write(ctx, w.store, w.stage, key, rl, schemas.Ledger{}, w.Lineage)
+	return err
 }
 
 // curateShard picks the best kept completion of every prompt: the highest

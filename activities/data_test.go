@@ -141,6 +141,8 @@ func TestAnotherRunPaysOnlyForWhatChanged(t *testing.T) {
 		{"more prompts", func(s *schemas.RunSpec) {
 			s.Prompts.Imports = append([]schemas.Import{{Path: more}}, s.Prompts.Imports...)
 		}, 4, 4 * 3, 12},
+		{"a refreshed filter", func(s *schemas.RunSpec) { s.Refresh = map[schemas.Stage]string{schemas.StageFilter: "today"} }, 0, 8*3 + 2, 8},
+		{"a refreshed teacher", func(s *schemas.RunSpec) { s.Refresh = map[schemas.Stage]string{schemas.StageSynthesize: "today"} }, 10, 0, 8},
 		{"smaller shards", func(s *schemas.RunSpec) { s.Prompts.RowsPerShard = 1 }, 0, 0, 8},
 	}
 	for _, tt := range tests {

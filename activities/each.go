@@ -60,7 +60,7 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 			return
 		}
 		failures = append(failures, rowFailure{i, err})
-		if out := (*leftOut)(nil); errors.As(err, &out) {
+		if out := (*leftOut)(nil); errors.As(err, &out) || llm.IsMissing(err) {
 			left++
 			return
 		}

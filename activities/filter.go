@@ -37,7 +37,7 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		s := p.Spec.Filter
 		l := lineage{
 			Stage: schemas.StageFilter, Version: []any{filterVersion, judge.StageVersion()}, Inputs: digests(ref),
-			Params: map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens},
+			Params: p.params(map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens}),
 			Policy: cp.Digest, Models: []model{asked(j)},
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
@@ -49,51 +49,53 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 
 // Filter has the judge vote on one shard of completions.
 func (a *Activities) Filter(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
-	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		completions, err := keptCompletions(ctx, a.store, w.Inputs[0])
+	return a.task(ctx, req, doFilter)
+}
+
+func doFilter(ctx context.Context, w *work) error {
+	completions, err := keptCompletions(ctx, w.store, w.Inputs[0])
+	if err != nil {
+		return err
+	}
+	pol, err := w.policyOf(ctx, w.plan.Inputs.Policy)
+	if err != nil {
+		return err
+	}
+	cp, err := pol.For(w.Category)
+	if err != nil {
+		return err
+	}
+	client, err := w.client(w.spec.Filter.Judge)
+	if err != nil {
+		return err
+	}
+	s := w.spec.Filter
+	j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens, Refresh: w.refresh()})
+	verdicts := rowsOf[schemas.Verdict]{
+		kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
+		reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
+	}
+	return verdicts.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Verdict, error) {
+		c := completions[i]
+		r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
+		w.beat.spend(r.Usage)
 		if err != nil {
-			return err
+			return schemas.Verdict{}, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
 		}
-		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
-		if err != nil {
-			return err
+		v := schemas.Verdict{
+			CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
+			Sample: c.Sample, Judge: client.Endpoint().Identity(), Score: r.Score, Votes: r.Votes, Early: r.Early,
 		}
-		cp, err := pol.For(w.Category)
-		if err != nil {
-			return err
+		switch {
+		case len(r.Votes) == 0:
+			v.Reason = schemas.ReasonMalformedVerdict
+		case r.Score < *s.Threshold:
+			v.Reason = schemas.ReasonBelowThreshold
+		case r.Lost > 0:
+			// A minimum over fewer votes than asked for is no verdict to keep by.
+			v.Reason = schemas.ReasonMalformedVerdict
 		}
-		client, err := w.client(w.spec.Filter.Judge)
-		if err != nil {
-			return err
-		}
-		s := w.spec.Filter
-		j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens})
-		verdicts := rowsOf[schemas.Verdict]{
-			kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
-			reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
-		}
-		return verdicts.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Verdict, error) {
-			c := completions[i]
-			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
-			w.beat.spend(r.Usage)
-			if err != nil {
-				return schemas.Verdict{}, err
-			}
-			v := schemas.Verdict{
-				CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
-				Sample: c.Sample, Judge: client.Endpoint().Identity(), Score: r.Score, Votes: r.Votes, Early: r.Early,
-			}
-			switch {
-			case len(r.Votes) == 0:
-				v.Reason = schemas.ReasonMalformedVerdict
-			case r.Score < *s.Threshold:
-				v.Reason = schemas.ReasonBelowThreshold
-			case r.Lost > 0:
-				// A minimum over fewer votes than asked for is no verdict to keep by.
-				v.Reason = schemas.ReasonMalformedVerdict
-			}
-			return v, w.trip.count(v.Reason, v)
-		})
+		return v, w.trip.count(v.Reason, v)
 	})
 }
 

@@ -28,7 +28,7 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 	for i, ref := range m.Outputs[schemas.OutputCompletions] {
 		l := lineage{
 			Stage: schemas.StageGrade, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
-			Params: map[string]any{"votes": p.Spec.Evaluate.Votes},
+			Params: p.params(map[string]any{"votes": p.Spec.Evaluate.Votes}),
 			Policy: p.inputs.Policy, Models: []model{asked(grader)},
 		}
 		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
@@ -40,50 +40,52 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 
 // Grade has the grader say what each evaluation answer did.
 func (a *Activities) Grade(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
-	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		completions, err := keptCompletions(ctx, a.store, w.Inputs[0])
+	return a.task(ctx, req, doGrade)
+}
+
+func doGrade(ctx context.Context, w *work) error {
+	completions, err := keptCompletions(ctx, w.store, w.Inputs[0])
+	if err != nil {
+		return err
+	}
+	pol, err := w.policyOf(ctx, w.plan.Inputs.Policy)
+	if err != nil {
+		return err
+	}
+	client, err := w.client(w.spec.Evaluate.Grader)
+	if err != nil {
+		return err
+	}
+	j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes, Refresh: w.refresh()})
+	grades := rowsOf[schemas.Grade]{
+		kind: schemas.OutputGrades, n: len(completions), unit: judged(completions),
+		reason: func(g schemas.Grade) schemas.Reason { return g.Reason },
+	}
+	return grades.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Grade, error) {
+		c := completions[i]
+		g := schemas.Grade{
+			CompletionID: c.ID, PromptID: c.Prompt.ID, Suite: c.Suite, Arm: c.Arm,
+			Category: c.Prompt.Category, Intent: c.Prompt.Intent, Expected: c.Prompt.Expected,
+			HasCoT: c.CoT != "", Cited: eval.CitedCategory(c.CoT, pol.Categories()),
+			Truncated: c.FinishReason == "length", Grader: client.Endpoint().Identity(),
+		}
+		cp, err := pol.For(c.Prompt.Category)
 		if err != nil {
-			return err
+			return g, err
 		}
-		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
+		r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
+		w.beat.spend(r.Usage)
 		if err != nil {
-			return err
+			return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
 		}
-		client, err := w.client(w.spec.Evaluate.Grader)
-		if err != nil {
-			return err
-		}
-		j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes})
-		grades := rowsOf[schemas.Grade]{
-			kind: schemas.OutputGrades, n: len(completions), unit: judged(completions),
-			reason: func(g schemas.Grade) schemas.Reason { return g.Reason },
-		}
-		return grades.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Grade, error) {
-			c := completions[i]
-			g := schemas.Grade{
-				CompletionID: c.ID, PromptID: c.Prompt.ID, Suite: c.Suite, Arm: c.Arm,
-				Category: c.Prompt.Category, Intent: c.Prompt.Intent, Expected: c.Prompt.Expected,
-				HasCoT: c.CoT != "", Cited: eval.CitedCategory(c.CoT, pol.Categories()),
-				Truncated: c.FinishReason == "length", Grader: client.Endpoint().Identity(),
-			}
-			cp, err := pol.For(c.Prompt.Category)
-			if err != nil {
-				return g, err
-			}
-			r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
-			w.beat.spend(r.Usage)
-			if err != nil {
-				return g, err
-			}
-			g.Votes = r.Votes
-			if len(r.Votes) == 0 {
-				g.Reason = schemas.ReasonMalformedVerdict
-				return g, nil
-			}
-			worst := worstVote(r.Votes)
-			g.Action, g.JudgeExpects, g.Style = worst.Action, worst.Expected, worst.Style
+		g.Votes = r.Votes
+		if len(r.Votes) == 0 {
+			g.Reason = schemas.ReasonMalformedVerdict
 			return g, nil
-		})
+		}
+		worst := worstVote(r.Votes)
+		g.Action, g.JudgeExpects, g.Style = worst.Action, worst.Expected, worst.Style
+		return g, nil
 	})
 }
 

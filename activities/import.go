@@ -70,17 +70,22 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 			return ref, err
 		}
 	}
+	return a.putInputs(ctx, req, inputs)
+}
+
+// putInputs writes what a run reads, and says what the workflow needs to know of it.
+func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs schemas.Inputs) (ref schemas.InputsRef, err error) {
 	object := schemas.RunObject(req.Run, "inputs.json")
 	if err := shard.PutJSON(ctx, a.store, object, inputs, shard.PutOptions{}); err != nil {
 		return ref, err
 	}
 	ref = schemas.InputsRef{
 		Object: object, Digest: schemas.DigestOf(inputs), Policy: inputs.Policy,
-		PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
+		Categories: len(inputs.Categories), PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
 	}
-	for _, arm := range spec.Evaluate.Arms {
+	for _, arm := range req.Spec.Evaluate.Arms {
 		for _, suite := range inputs.Suites {
-			ref.Sampled[arm] += int64(armRows(spec, arm, int(suite.Rows)))
+			ref.Sampled[arm] += int64(armRows(req.Spec, arm, int(suite.Rows)))
 		}
 	}
 	return ref, nil

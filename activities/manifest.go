@@ -36,8 +36,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 	}
 	m := schemas.Manifest{
 		Run: req.Run, Stage: req.Stage, Spec: schemas.DigestOf(plan.Spec), Plan: req.Plan,
-		Outputs: map[string][]schemas.ShardRef{}, ByCategory: map[schemas.Category]schemas.Ledger{},
-		Started: req.Started, Finished: req.Finished, Code: codeVersion(),
+		Outputs: map[string][]schemas.ShardRef{}, Started: req.Started, Finished: req.Finished, Code: codeVersion(),
 	}
 	for _, t := range plan.Tasks {
 		for _, o := range t.Outputs {
@@ -66,11 +65,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 				ledger = ref.Ledger
 			}
 			m.Ledger.Add(ledger)
-			if category := cmp.Or(o.Category, t.Category); category != "" {
-				c := m.ByCategory[category]
-				c.Add(ledger)
-				m.ByCategory[category] = c
-			}
+			m.ByCategory.Add(cmp.Or(o.Category, t.Category), ledger)
 		}
 	}
 	if err := a.addSpent(ctx, &m, req); err != nil {
@@ -84,6 +79,9 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 func summary(m schemas.Manifest) schemas.StageSum {
 	sum := schemas.StageSum{
 		Stage: m.Stage, Manifest: schemas.ManifestObject(m.Run, m.Stage), Tasks: m.Plan.Tasks, Ledger: m.Ledger, Usage: m.Usage,
+	}
+	if len(m.ByCategory) <= schemas.CarriedCategories {
+		sum.ByCategory = m.ByCategory
 	}
 	for _, refs := range m.Outputs {
 		for _, ref := range refs {

@@ -17,6 +17,12 @@ import (
 // or one that the trainer fetches.
 func (a *Activities) base(ctx context.Context, name string) (ref schemas.ModelRef, err error) {
 	const op = "resolve base model"
+	if known, ok := a.bases[name]; ok {
+		return known, nil
+	}
+	if a.offline {
+		return ref, schemas.Errorf(op, name, schemas.NotFound, "its weights are not known here")
+	}
 	ref.Base = name
 	dir := name
 	switch {

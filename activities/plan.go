@@ -61,6 +61,15 @@ func (a *Activities) plan(ctx context.Context, req PlanRequest) (ref schemas.Pla
 	return ref, err
 }
 
+// params is what of the spec the rows follow from, and the word by which the stage is
+// refreshed.
+func (p *planner) params(params map[string]any) map[string]any {
+	if word := p.Spec.Refresh[p.Stage]; word != "" {
+		params["refresh"] = word
+	}
+	return params
+}
+
 // manifest reads what an earlier stage came to.
 func (p *planner) manifest(ctx context.Context, stage schemas.Stage) (m schemas.Manifest, err error) {
 	return p.Activities.manifest(ctx, p.Sums, stage)

@@ -79,29 +79,31 @@ func rowsPerShard(total int64) int64 { return max(500, min(total/256, 4000)) }
 // Prompts writes the imported prompts: what is a duplicate or stands in a suite is
 // rejected. Rows pass through files, so that memory doesn't grow with them.
 func (a *Activities) Prompts(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
-	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		dir := a.work("import", string(w.Outputs[0].Key))
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return schemas.E("import prompts", dir, schemas.Unavailable, err)
-		}
-		defer os.RemoveAll(dir)
-		suites, err := w.suites(ctx)
-		if err != nil {
+	return a.task(ctx, req, doPrompts)
+}
+
+func doPrompts(ctx context.Context, w *work) error {
+	dir := w.work("import", string(w.Outputs[0].Key))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return schemas.E("import prompts", dir, schemas.Unavailable, err)
+	}
+	defer os.RemoveAll(dir)
+	suites, err := w.suites(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := newSorting(dir, w)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	w.beat.total(w.Planned, "rows")
+	for _, in := range w.plan.Inputs.Prompts {
+		if err := s.read(ctx, dir, in, suites); err != nil {
 			return err
 		}
-		s, err := newSorting(dir, w)
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		w.beat.total(w.Planned, "rows")
-		for _, in := range w.plan.Inputs.Prompts {
-			if err := s.read(ctx, dir, in, suites); err != nil {
-				return err
-			}
-		}
-		return s.write(ctx)
-	})
+	}
+	return s.write(ctx)
 }
 
 // suites reads what the evaluation suites consist of.

@@ -34,11 +34,11 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 	refs := m.Outputs[schemas.OutputRLPrompts]
 	l := lineage{
 		Stage: schemas.StageRL, Version: []any{rlVersion, judge.StageVersion()}, Inputs: digests(refs...),
-		Params: map[string]any{
+		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
-		},
+		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start), asked(j)},
 	}
 	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
@@ -84,7 +84,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		ctx, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		rewards, err := reward.Serve(ctx, reward.Options{
-			Judge:    judge.New(stopper{client, stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens}),
+			Judge:    judge.New(stopper{client, stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			InFlight: inFlight(client),
 			Usage:    w.beat.spend,

@@ -35,7 +35,7 @@ func (p *planner) sample(ctx context.Context) (tasks []schemas.Task, err error) 
 			n := armRows(p.Spec, arm, int(suite.Rows))
 			l := lineage{
 				Stage: schemas.StageSample, Version: sampleVersion, Inputs: digests(*suite.Shard),
-				Params: map[string]any{"arm": arm, "suite": suite.Name, "rows": n, "max_tokens": p.Spec.Evaluate.MaxTokens},
+				Params: p.params(map[string]any{"arm": arm, "suite": suite.Name, "rows": n, "max_tokens": p.Spec.Evaluate.MaxTokens}),
 				Models: []model{weights(ref)},
 			}
 			if arm == schemas.ArmBasePolicy {
@@ -131,7 +131,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		ask := asker{w: w, client: client.Guarded(w.guard), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens}}
+		ask := asker{w: w, client: client.Guarded(w.guard), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
 		return completionsOf(len(prompts), func(i int) schemas.FailedRow {
 			return schemas.FailedRow{PromptID: prompts[i].ID}
 		}).do(ctx, w, atOnce, func(ctx context.Context, i int) (schemas.Completion, error) {

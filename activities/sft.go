@@ -24,10 +24,10 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 	refs := m.Outputs[schemas.OutputExamples]
 	l := lineage{
 		Stage: schemas.StageSFT, Version: sftVersion, Inputs: digests(refs...),
-		Params: map[string]any{
+		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "epochs": s.Epochs, "learning_rate": s.LearningRate, "batch_size": s.BatchSize,
 			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers,
-		},
+		}),
 		Models: []model{weights(base)},
 	}
 	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)

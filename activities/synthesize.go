@@ -50,7 +50,7 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 		task := func(name string, ref schemas.ShardRef, prompts int64, draw []schemas.Share) {
 			l := lineage{
 				Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
-				Params: map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens},
+				Params: p.params(map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens}),
 				Policy: cp.Digest, Models: []model{asked(teacher)},
 			}
 			if draw != nil {
@@ -90,39 +90,42 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 
 // Synthesize has the teacher write completions for one shard of prompts.
 func (a *Activities) Synthesize(ctx context.Context, req TaskRequest) (schemas.TaskResult, error) {
-	return a.task(ctx, req, func(ctx context.Context, w *work) error {
-		prompts, err := keptPrompts(ctx, a.store, w.Inputs[0])
+	return a.task(ctx, req, doSynthesize)
+}
+
+func doSynthesize(ctx context.Context, w *work) error {
+	prompts, err := keptPrompts(ctx, w.store, w.Inputs[0])
+	if err != nil {
+		return err
+	}
+	prompts = drawn(prompts, w.Shares)
+	pol, err := w.policyOf(ctx, w.plan.Inputs.Policy)
+	if err != nil {
+		return err
+	}
+	cp, err := pol.For(w.Category)
+	if err != nil {
+		return err
+	}
+	teacher, err := w.client(w.spec.Synthesize.Teacher)
+	if err != nil {
+		return err
+	}
+	ask := asker{w: w, client: teacher, request: llm.Request{
+		Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
+		Refresh: w.refresh(),
+	}}
+	samples := w.spec.Synthesize.Samples
+	return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {
+		return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}
+	}).do(ctx, w, inFlight(teacher), func(ctx context.Context, i int) (schemas.Completion, error) {
+		prompt := prompts[i/samples]
+		c, err := ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
 		if err != nil {
-			return err
+			return c, w.unanswered(err, 1)
 		}
-		prompts = drawn(prompts, w.Shares)
-		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
-		if err != nil {
-			return err
-		}
-		cp, err := pol.For(w.Category)
-		if err != nil {
-			return err
-		}
-		teacher, err := w.client(w.spec.Synthesize.Teacher)
-		if err != nil {
-			return err
-		}
-		ask := asker{w: w, client: teacher, request: llm.Request{
-			Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
-		}}
-		samples := w.spec.Synthesize.Samples
-		return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {
-			return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}
-		}).do(ctx, w, inFlight(teacher), func(ctx context.Context, i int) (schemas.Completion, error) {
-			prompt := prompts[i/samples]
-			c, err := ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
-			if err != nil {
-				return c, err
-			}
-			c.Reason = teacherReason(c)
-			return c, w.trip.count(c.Reason, c)
-		})
+		c.Reason = teacherReason(c)
+		return c, w.trip.count(c.Reason, c)
 	})
 }
 

@@ -1,9 +1,11 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -42,6 +44,9 @@ type work struct {
 
 	mayMiss int64
 	retry   *schemas.Reason
+	// unasked counts, where models answer from the journal alone, the requests that would
+	// be sent at most.
+	unasked atomic.Int64
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -179,6 +184,18 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
+// unanswered counts the requests that a row would still take, where err is that there is
+// no answer, and returns err.
+func (w *work) unanswered(err error, most int) error {
+	if llm.IsMissing(err) {
+		w.unasked.Add(int64(most))
+	}
+	return err
+}
+
+// refresh is the word by which the stage asks anew; empty where answers of before count.
+func (w *work) refresh() string { return w.spec.Refresh[w.stage] }
+
 // modelsOf is the models that a task's rows follow from.
 func modelsOf(t schemas.Task) ([]model, error) {
 	var l struct {
@@ -212,6 +229,7 @@ func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
 		}
 		result.Rows += ref.Rows
 		result.Ledger.Add(ref.Ledger)
+		result.ByCategory.Add(cmp.Or(o.Category, w.Category), ref.Ledger)
 	}
 	return result, true, nil
 }

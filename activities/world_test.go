@@ -272,6 +272,7 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 	w.t.Helper()
 	plan := w.plans(stage)
 	var told schemas.Ledger
+	var usage schemas.Usage
 	for i := range plan.Tasks {
 		r, err := w.does(stage, plan, i)
 		if err != nil {
@@ -281,9 +282,10 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 			w.t.Errorf("%s, task %d: %v", stage, i, err)
 		}
 		told.Add(r.Ledger)
+		usage.Add(r.Usage)
 		results = append(results, r)
 	}
-	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: stage, Plan: plan})
+	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: stage, Plan: plan, Usage: usage})
 	if err != nil {
 		w.t.Fatalf("close %s: %v", stage, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Reason says why a unit was rejected or failed.
@@ -92,6 +93,33 @@ func addAll(dst *map[Reason]int64, src map[Reason]int64) {
 	}
 }
 
+// Categories is a ledger for each category.
+type Categories map[Category]Ledger
+
+// AddAll adds o's ledgers.
+func (c *Categories) AddAll(o Categories) {
+	for _, category := range slices.Sorted(maps.Keys(o)) {
+		c.Add(category, o[category])
+	}
+}
+
+// CarriedCategories is up to how many categories are told to people by a run itself.
+const CarriedCategories = 16
+
+// Add adds a ledger to a category's.
+func (c *Categories) Add(category Category, l Ledger) {
+	if category == "" {
+		return
+	}
+	if *c == nil {
+		*c = Categories{}
+	}
+	sum := (*c)[category]
+	sum.Rejected, sum.Failed = maps.Clone(sum.Rejected), maps.Clone(sum.Failed)
+	sum.Add(l)
+	(*c)[category] = sum
+}
+
 // Outcomes is the number of units with an outcome.
 func (l Ledger) Outcomes() int64 { return l.Kept + sum(l.Rejected) + sum(l.Failed) }
 
@@ -122,6 +150,11 @@ func (l Ledger) String() string {
 		s += fmt.Sprintf(", failed (%s) %d", r, l.Failed[r])
 	}
 	return s
+}
+
+// Rest is what became of the units that weren't kept.
+func (l Ledger) Rest() string {
+	return strings.TrimPrefix(strings.TrimPrefix(l.String(), fmt.Sprintf("kept %d", l.Kept)), ", ")
 }
 
 // Usage is what calls to models took. Cached calls were answered from the journal

@@ -89,6 +89,7 @@ type Share struct {
 // Plan is the list of a stage's tasks, stored as plans/<run>/<stage>.json.
 type Plan struct {
 	Run    RunID   `json:"run"`
+	From   RunID   `json:"from,omitempty"` // the run that it is taken from
 	Stage  Stage   `json:"stage"`
 	Spec   RunSpec `json:"spec"`
 	Inputs Inputs  `json:"inputs"`
@@ -105,11 +106,13 @@ type PlanRef struct {
 
 // TaskResult is what a task tells the workflow.
 type TaskResult struct {
-	Title  string `json:"title"`
-	Rows   int64  `json:"rows"`
-	Ledger Ledger `json:"ledger"`
-	Usage  Usage  `json:"usage"`
-	Found  bool   `json:"found"` // its outputs were there already
+	Title string `json:"title"`
+	// ByCategory parts the ledger, where the rows are of categories.
+	ByCategory Categories `json:"by_category,omitempty"`
+	Rows       int64      `json:"rows"`
+	Ledger     Ledger     `json:"ledger"`
+	Usage      Usage      `json:"usage"`
+	Found      bool       `json:"found"` // its outputs were there already
 }
 
 // Manifest is the outcome of one stage of one run.
@@ -122,7 +125,7 @@ type Manifest struct {
 	Outputs    map[string][]ShardRef `json:"outputs"`
 	Model      *ModelRef             `json:"model,omitempty"`
 	Ledger     Ledger                `json:"ledger"`
-	ByCategory map[Category]Ledger   `json:"by_category,omitempty"`
+	ByCategory Categories            `json:"by_category,omitempty"`
 	// Partial names the records, of type Partial, of the outputs that rows are missing
 	// from.
 	Partial []string `json:"partial,omitempty"`
@@ -187,6 +190,9 @@ type StageSum struct {
 	Ledger   Ledger  `json:"ledger"`
 	Usage    Usage   `json:"usage"`
 	Seconds  float64 `json:"seconds"`
+	// ByCategory parts the ledger. It is left out where there are more than
+	// CarriedCategories; the manifest has it.
+	ByCategory Categories `json:"by_category,omitempty"`
 	// Adopted says that the run didn't pass the stage: it began behind it.
 	Adopted bool `json:"adopted,omitempty"`
 }
@@ -228,6 +234,7 @@ type InputsRef struct {
 	Object     string `json:"object"`
 	Digest     Digest `json:"digest"`
 	Policy     Digest `json:"policy"`
+	Categories int    `json:"categories"`
 	PromptRows int64  `json:"prompt_rows"`
 	// Sampled is the number of evaluation answers that each arm owes.
 	Sampled   map[Arm]int64 `json:"sampled"`

@@ -32,10 +32,13 @@ type RunSpec struct {
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
-	From       FromSpec       `json:"from,omitzero"`
-	MaxFailed  float64        `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
-	Until      Stage          `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
-	Window     int            `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
+	// Refresh asks models anew in a stage, whatever they have answered before. Its value
+	// names the asking, so that the same run, started again, finds its answers.
+	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
+	From      FromSpec         `json:"from,omitzero"`
+	MaxFailed float64          `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
+	Until     Stage            `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
+	Window    int              `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
 // FromSpec lets a run begin at a stage, with what is there already in place of what the
@@ -264,6 +267,9 @@ func defPtr[T any](p **T, v T) {
 	}
 }
 
+// Refreshable are the stages that ask models or train them.
+var Refreshable = []Stage{StageSynthesize, StageFilter, StageSFT, StageRL, StageSample, StageGrade}
+
 // Passes reports whether stage lies between the first and the last of the run, and isn't
 // skipped.
 func (s RunSpec) Passes(stage Stage) bool {
@@ -335,6 +341,14 @@ func (s RunSpec) Validate() error {
 	}
 	if s.Until != "" && (s.Until == StageReport || !slices.Contains(Stages, s.Until)) {
 		v.add("until", "is %q; the stages are %v", s.Until, Stages[:len(Stages)-1])
+	}
+	for _, stage := range slices.Sorted(maps.Keys(s.Refresh)) {
+		switch {
+		case !slices.Contains(Refreshable, stage):
+			v.add("refresh", "has %q; the stages are %v", stage, Refreshable)
+		case s.Refresh[stage] == "":
+			v.add("refresh."+string(stage), "is empty; give the asking a name, such as the day's date")
+		}
 	}
 	s.validateFrom(&v)
 	v.atLeast("seed", s.Seed, 0)

@@ -56,6 +56,8 @@ func TestBadSpecs(t *testing.T) {
 		{"threshold over 1", `{"name":"x","filter":{"threshold":1.5}}`, "filter.threshold is 1.5"},
 		{"unknown arm", `{"name":"x","evaluate":{"arms":["bse"]}}`, `evaluate.arms has "bse"`},
 		{"arm without its stage", `{"name":"x","rl":{"skip":true},"evaluate":{"arms":["rl"]}}`, "whose stage is not passed"},
+		{"refreshes what asks nobody", `{"name":"x","refresh":{"curate":"today"}}`, `refresh has "curate"`},
+		{"a refresh without a name", `{"name":"x","refresh":{"filter":""}}`, "refresh.filter is empty"},
 		{"begins at no stage", `{"name":"x","from":{"run":"y"}}`, "from.stage is missing"},
 		{"begins at the first", `{"name":"x","from":{"stage":"prompts","run":"y"}}`, `from.stage is "prompts"`},
 		{"begins with nothing", `{"name":"x","from":{"stage":"sft"}}`, "from names neither a run nor"},

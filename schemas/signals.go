@@ -101,7 +101,9 @@ type StageProgress struct {
 	Usage   Usage   `json:"usage"`
 	Seconds float64 `json:"seconds"`
 	Closed  bool    `json:"closed"`
-	Adopted bool    `json:"adopted,omitempty"` // the run began behind it
+	// ByCategory parts the ledger, where there are not too many.
+	ByCategory Categories `json:"by_category,omitempty"`
+	Adopted    bool       `json:"adopted,omitempty"` // the run began behind it
 }
 
 // Progress answers the query "progress".
@@ -164,10 +166,11 @@ type OpenStage struct {
 	Next   int          `json:"next"`
 	Failed []FailedTask `json:"failed,omitempty"`
 	// Unchecked says that a person has seen a tripwire of this stage and resumed.
-	Unchecked bool      `json:"unchecked,omitempty"`
-	Ledger    Ledger    `json:"ledger"`
-	Usage     Usage     `json:"usage"`
-	Started   time.Time `json:"started"`
+	Unchecked  bool       `json:"unchecked,omitempty"`
+	Ledger     Ledger     `json:"ledger"`
+	ByCategory Categories `json:"by_category,omitempty"`
+	Usage      Usage      `json:"usage"`
+	Started    time.Time  `json:"started"`
 }
 
 // FailedTask is a task that has exhausted its retries. Rows is how many of its rows

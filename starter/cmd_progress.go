@@ -9,7 +9,8 @@ import (
 )
 
 func (a *app) progressCommand() *cobra.Command {
-	return &cobra.Command{
+	var byCategory bool
+	cmd := &cobra.Command{
 		Use:   "progress RUN",
 		Short: "Show once where a run stands",
 		Long: `Show once where a run stands: stages, counts, cost, decisions, and what it waits for.
@@ -44,13 +45,19 @@ The same with the Temporal CLI:
 				return printJSON(a.out, p)
 			}
 			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(p.Name), p.State, p.Stage)
-			fmt.Fprint(a.out, simulatedLine(p.Simulated), stageTable(p.Stages), decisionLines(p.Decisions))
+			fmt.Fprint(a.out, simulatedLine(p.Simulated), stageTable(p.Stages))
+			if byCategory {
+				fmt.Fprint(a.out, categoryTables(p.Stages))
+			}
+			fmt.Fprint(a.out, decisionLines(p.Decisions))
 			if p.Waiting != nil {
 				fmt.Fprint(a.out, gateBlock(run, *p.Waiting))
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&byCategory, "by-category", false, "show what became of each category's units too")
+	return cmd
 }
 
 // ended is the progress of a run that has ended.
@@ -60,6 +67,7 @@ func ended(r schemas.RunReport) *schemas.Progress {
 		p.Stage = s.Stage
 		p.Stages = append(p.Stages, schemas.StageProgress{
 			Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true, Adopted: s.Adopted,
+			ByCategory: s.ByCategory,
 		})
 	}
 	return p

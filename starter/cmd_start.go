@@ -1,62 +1,184 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"maps"
+	"os"
+	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
+	"precept/activities"
 	"precept/schemas"
 )
 
+// start is what is to be started.
+type start struct {
+	run              string
+	from             string
+	settings         []string
+	refresh          []string
+	preview, yes     bool
+	watch, untilGate bool
+}
+
 func (a *app) startCommand() *cobra.Command {
-	var run string
-	var watch, untilGate bool
+	var s start
 	cmd := &cobra.Command{
-		Use:   "start SPEC.json",
+		Use:   "start SPEC.json | start --from RUN --set FIELD=VALUE",
 		Short: "Start a run, or attach to it where it runs already",
 		Long: `Start a run, or attach to it where it runs already. A run that has ended is started
 again under its ID: finished work is found in the store, so that this finishes it.
+
+With --from the spec is that of another run, changed by --set. First it is shown, for each
+stage, what is reused, what is asked and what that costs, and which part of the keys has
+changed; then it is asked whether to start. --preview shows it alone, for a SPEC.json too.
 
 The same with the Temporal CLI:
   temporal workflow start --type Factory --task-queue factory --workflow-id RUN --input-file SPEC.json
 
 ` + exitCodes,
-		Args: takes(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, err := a.readSpec(args[0])
-			if err != nil {
-				return err
-			}
-			id := schemas.RunID(run)
-			if id == "" {
-				if id = schemas.RunID(slug(spec.Name)); id == "" {
-					return usage("the name %q makes no run ID", spec.Name).WithHint("Give one: starter start %s --run ID", args[0])
-				}
-			}
-			s, err := a.connect()
-			if err != nil {
-				return err
-			}
-			defer s.close()
-			attached, err := s.start(cmd.Context(), id, spec)
-			if err != nil {
-				return err
-			}
-			if err := a.printStarted(id, attached, s.link(id)); err != nil {
-				return err
-			}
-			if watch || untilGate {
-				return a.watch(cmd.Context(), s, id, untilGate)
-			}
-			return nil
-		},
+		Example: `  starter start examples/quickstart.json --run first --watch
+  starter start --from first --set filter.threshold=0.8 --run strict
+  starter start --from first --refresh filter --preview`,
+		Args: takes(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.start(cmd, s, args) },
 	}
-	cmd.Flags().StringVar(&run, "run", "", "the run's ID (default: made of the spec's name)")
-	cmd.Flags().BoolVar(&watch, "watch", false, "go on with starter watch")
-	cmd.Flags().BoolVar(&untilGate, "until-gate", false, "with --watch: end when a gate waits")
+	flags := cmd.Flags()
+	flags.StringVar(&s.run, "run", "", "the run's ID (default: made of the spec's name; with --from of the other run's ID)")
+	flags.StringVar(&s.from, "from", "", "take the spec of this run")
+	flags.StringArrayVar(&s.settings, "set", nil, "change a field of the spec, such as filter.threshold=0.8; the value is JSON or a word")
+	flags.StringSliceVar(&s.refresh, "refresh", nil, "stages that ask models anew, whatever they have answered before")
+	flags.BoolVar(&s.preview, "preview", false, "show what would be reused, asked and paid, and start nothing")
+	flags.BoolVarP(&s.yes, "yes", "y", false, "with --from: start without asking")
+	flags.BoolVar(&s.watch, "watch", false, "go on with starter watch")
+	flags.BoolVar(&s.untilGate, "until-gate", false, "with --watch: end when a gate waits")
 	return cmd
+}
+
+func (a *app) start(cmd *cobra.Command, s start, args []string) error {
+	ctx := cmd.Context()
+	if (s.from == "") == (len(args) == 0) {
+		return usage("name either a file or a run to start from").WithHint("Usage: starter %s", cmd.Use)
+	}
+	var spec schemas.RunSpec
+	var err error
+	if s.from == "" {
+		spec, err = a.readSpec(args[0])
+	} else {
+		store, openErr := a.open(ctx, a.config)
+		if openErr != nil {
+			return openErr
+		}
+		spec, err = storedSpec(ctx, store, schemas.RunID(s.from))
+	}
+	if err != nil {
+		return err
+	}
+	if spec, err = withSettings(spec, s.settings); err != nil {
+		return err
+	}
+	if err := refreshed(&spec, s.refresh, time.Now()); err != nil {
+		return err
+	}
+	id, err := s.id(spec)
+	if err != nil {
+		return err
+	}
+	if s.preview || s.from != "" && !(a.json && s.yes) { // one JSON object is enough
+		stages, err := a.preview(ctx, id, spec, schemas.RunID(s.from))
+		if err != nil {
+			return err
+		}
+		if err := a.printPreview(id, stages); err != nil || s.preview {
+			return err
+		}
+		if ok, err := a.confirmed(s.yes); !ok || err != nil {
+			return err
+		}
+	}
+	server, err := a.connect()
+	if err != nil {
+		return err
+	}
+	defer server.close()
+	attached, err := server.start(ctx, id, spec)
+	if err != nil {
+		return err
+	}
+	if err := a.printStarted(id, attached, server.link(id)); err != nil {
+		return err
+	}
+	if s.watch || s.untilGate {
+		return a.watch(ctx, server, id, s.untilGate)
+	}
+	return nil
+}
+
+// id is the run's ID. From another run, the same change makes the same ID.
+func (s start) id(spec schemas.RunSpec) (schemas.RunID, error) {
+	switch {
+	case s.run != "":
+		return schemas.RunID(s.run), nil
+	case s.from != "":
+		return schemas.RunID(s.from + "-" + string(schemas.DigestOf(spec.WithDefaults())[:6])), nil
+	}
+	if id := slug(spec.Name); id != "" {
+		return schemas.RunID(id), nil
+	}
+	return "", usage("the name %q makes no run ID", spec.Name).WithHint("Give one: --run ID")
+}
+
+func (a *app) printPreview(run schemas.RunID, stages []activities.StagePreview) error {
+	if a.json {
+		return printJSON(a.out, struct {
+			Run    schemas.RunID             `json:"run"`
+			Stages []activities.StagePreview `json:"stages"`
+		}{run, stages})
+	}
+	fmt.Fprintf(a.out, "Run %s would find and ask:\n%s", run, previewTable(stages))
+	return nil
+}
+
+// confirmed asks whether to start.
+func (a *app) confirmed(yes bool) (bool, error) {
+	if yes {
+		return true, nil
+	}
+	if in, ok := a.in.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+		fmt.Fprintln(a.out, "Nothing was started. To start it, add: --yes")
+		return false, nil
+	}
+	fmt.Fprint(a.out, "Start it? [y/N] ")
+	answer, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil {
+		return false, err
+	}
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes", nil
+}
+
+// refreshed names a new asking for each of the stages.
+func refreshed(spec *schemas.RunSpec, stages []string, now time.Time) error {
+	if len(stages) == 0 {
+		return nil
+	}
+	spec.Refresh = maps.Clone(spec.Refresh)
+	if spec.Refresh == nil {
+		spec.Refresh = map[schemas.Stage]string{}
+	}
+	for _, s := range stages {
+		if !slices.Contains(schemas.Refreshable, schemas.Stage(s)) {
+			return usage("stage %q asks no model", s).WithHint("Use --refresh with one of: %v", schemas.Refreshable)
+		}
+		spec.Refresh[schemas.Stage(s)] = now.UTC().Format(time.RFC3339)
+	}
+	return nil
 }
 
 func (a *app) printStarted(run schemas.RunID, attached bool, link string) error {

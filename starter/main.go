@@ -141,8 +141,8 @@ and the profiles of temporal.toml. The store is named by --config.
 	flags.StringVar(&a.config, "config", file, "the worker's configuration, which names the store (env PRECEPT_CONFIG)")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.checkCommand(), a.startCommand(), a.watchCommand(), a.progressCommand(),
-		a.reportCommand(), a.peekCommand(), a.explainCommand(), a.exportCommand(), a.diffCommand())
-	root.AddCommand(a.retryCommand())
+		a.reportCommand(), a.peekCommand(), a.explainCommand(), a.exportCommand(), a.diffCommand(),
+		a.gcCommand(), a.retryCommand())
 	for _, d := range decisions {
 		root.AddCommand(a.decideCommand(d))
 	}

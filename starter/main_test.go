@@ -8,6 +8,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"precept/internal/garbage"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -32,6 +33,8 @@ type fakeServer struct {
 	decided  []schemas.Decision
 	verdicts []string
 	err      error
+	runs     []garbage.Run
+	listErr  error
 	closed   bool
 }
 
@@ -60,6 +63,7 @@ func (f *fakeServer) retry(_ context.Context, _ schemas.RunID, d schemas.Decisio
 	f.verdicts, f.decided = append(f.verdicts, schemas.DecisionRetry), append(f.decided, d)
 	return f.answer, f.err
 }
+func (f *fakeServer) underway(context.Context) ([]garbage.Run, error) { return f.runs, f.listErr }
 
 func (f *fakeServer) link(run schemas.RunID) string { return "http://ui.test/" + string(run) }
 func (f *fakeServer) close()                        { f.closed = true }

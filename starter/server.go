@@ -15,12 +15,14 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 
+	"precept/internal/garbage"
 	"precept/schemas"
 	"precept/workflows"
 )
@@ -37,6 +39,8 @@ type server interface {
 	// retry asks again for rows that failed: of a run that waits, or of one that has
 	// ended, which it starts again.
 	retry(ctx context.Context, run schemas.RunID, d schemas.Decision) (decided, error)
+	// underway lists the runs that have not ended.
+	underway(ctx context.Context) ([]garbage.Run, error)
 	// link is the run's page in the UI; empty where none is known.
 	link(run schemas.RunID) string
 	close()
@@ -49,6 +53,7 @@ const (
 	queryWait    = 3 * time.Second
 	startWait    = 10 * time.Second
 	decideWait   = 20 * time.Second
+	listWait     = 30 * time.Second
 )
 
 // temporalServer is a server reached by the Temporal client.
@@ -315,6 +320,50 @@ func (s *temporalServer) retry(ctx context.Context, run schemas.RunID, d schemas
 		return decided{}, s.error(op, run, err)
 	}
 	return decided{Started: true}, nil
+}
+
+func (s *temporalServer) underway(ctx context.Context) (runs []garbage.Run, err error) {
+	const op = "list runs"
+	request := &workflowservice.ListWorkflowExecutionsRequest{
+		Query: fmt.Sprintf("WorkflowType=%q AND ExecutionStatus=%q", workflows.FactoryName, "Running"),
+	}
+	for {
+		list, cancel := context.WithTimeout(ctx, listWait)
+		page, err := s.client.ListWorkflow(list, request)
+		cancel()
+		if err != nil {
+			return nil, s.error(op, "", err)
+		}
+		for _, e := range page.GetExecutions() {
+			run := garbage.Run{ID: schemas.RunID(e.GetExecution().GetWorkflowId())}
+			if run.Started, err = s.began(ctx, run.ID); err != nil {
+				return nil, err
+			}
+			runs = append(runs, run)
+		}
+		if request.NextPageToken = page.GetNextPageToken(); len(request.NextPageToken) == 0 {
+			return runs, nil
+		}
+	}
+}
+
+// began is when a run started; zero where that was an earlier link of its chain.
+func (s *temporalServer) began(ctx context.Context, run schemas.RunID) (at time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	d, err := s.client.DescribeWorkflowExecution(ctx, string(run), "")
+	var gone *serviceerror.NotFound
+	if errors.As(err, &gone) {
+		return at, nil // it has ended since it was listed
+	}
+	if err != nil {
+		return at, s.error("look at run", run, err)
+	}
+	info := d.GetWorkflowExecutionInfo()
+	if info.GetFirstRunId() != info.GetExecution().GetRunId() {
+		return at, nil
+	}
+	return info.GetStartTime().AsTime(), nil
 }
 
 // lasting tells errors that waiting doesn't mend.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -35,6 +36,21 @@ func clip(s string, n int) string {
 		return s
 	}
 	return string([]rune(s)[:max(n-1, 0)]) + "…"
+}
+
+// sized writes a number of bytes for people: "512 B", "1.5 kB", "23 GB".
+func sized(n int64) string {
+	size, unit := float64(n), "B"
+	for _, larger := range []string{"kB", "MB", "GB", "TB"} {
+		if size < 1000 {
+			break
+		}
+		size, unit = size/1000, larger
+	}
+	if unit == "B" || size >= 10 {
+		return fmt.Sprintf("%.0f %s", size, unit)
+	}
+	return fmt.Sprintf("%.1f %s", size, unit)
 }
 
 func outcomes(m map[schemas.Reason]int64) (n int64) {
@@ -129,6 +145,23 @@ func stageTable(stages []schemas.StageProgress) string {
 	}
 	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%.2f\t%s\n", failed(""), usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
 	w.Flush() // A strings.Builder takes all.
+	return b.String()
+}
+
+// categoryTables shows what became of each category's units, a table for a stage.
+func categoryTables(stages []schemas.StageProgress) string {
+	var b strings.Builder
+	for _, s := range stages {
+		if len(s.ByCategory) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "\n%s by category\n", s.Stage)
+		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, c := range slices.Sorted(maps.Keys(s.ByCategory)) {
+			fmt.Fprintf(w, "%s\t%s\n", c, s.ByCategory[c])
+		}
+		w.Flush() // A strings.Builder takes all.
+	}
 	return b.String()
 }
 

@@ -2,6 +2,8 @@ package workflows
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"go.temporal.io/sdk/temporal"
@@ -76,12 +78,18 @@ func details(p schemas.Progress) string {
 	}
 	b.WriteString("| stage | tasks | kept | what became of the rest | calls paid | from cache | seconds |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range p.Stages {
-		rest := strings.TrimPrefix(strings.TrimPrefix(s.Ledger.String(), fmt.Sprintf("kept %d", s.Ledger.Kept)), ", ")
 		tasks := fmt.Sprintf("%d of %d", s.Done, s.Tasks)
 		if s.Adopted {
 			tasks = "taken over"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %d | %.1f |\n", s.Stage, tasks, s.Ledger.Kept, rest, s.Usage.Paid, s.Usage.Cached, s.Seconds)
+		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %d | %.1f |\n", s.Stage, tasks, s.Ledger.Kept, s.Ledger.Rest(), s.Usage.Paid, s.Usage.Cached, s.Seconds)
+	}
+	if n := len(p.Stages); n > 0 && len(p.Stages[n-1].ByCategory) > 0 {
+		last := p.Stages[n-1]
+		fmt.Fprintf(&b, "\n%s by category\n\n| category | kept | what became of the rest |\n| --- | --- | --- |\n", last.Stage)
+		for _, c := range slices.Sorted(maps.Keys(last.ByCategory)) {
+			fmt.Fprintf(&b, "| %s | %d | %s |\n", c, last.ByCategory[c].Kept, last.ByCategory[c].Rest())
+		}
 	}
 	return b.String()
 }
@@ -89,5 +97,6 @@ func details(p schemas.Progress) string {
 func closedStage(s schemas.StageSum) schemas.StageProgress {
 	return schemas.StageProgress{
 		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true, Adopted: s.Adopted,
+		ByCategory: s.ByCategory,
 	}
 }

@@ -39,7 +39,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		part.Plan = &plan
 	}
 	progress.Tasks = part.Plan.Tasks
-	progress.Done, progress.Ledger, progress.Usage = part.Next-len(part.Failed), part.Ledger, part.Usage
+	progress.Done, progress.Ledger, progress.Usage, progress.ByCategory = part.Next-len(part.Failed), part.Ledger, part.Usage, part.ByCategory
 	workflow.SetCurrentDetails(ctx, details(f.progress())) // no event of the history
 
 	if err := f.tasks(ctx, part, progress); err != nil {
@@ -182,12 +182,15 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				return
 			}
 			part.Ledger.Add(result.Ledger)
+			if f.carried.Inputs.Categories <= schemas.CarriedCategories {
+				part.ByCategory.AddAll(result.ByCategory)
+			}
 			part.Usage.Add(result.Usage)
 			progress.Done++
 			if result.Found {
 				progress.Found++
 			}
-			progress.Ledger, progress.Usage = part.Ledger, part.Usage
+			progress.Ledger, progress.Usage, progress.ByCategory = part.Ledger, part.Usage, part.ByCategory
 		})
 		return true
 	}

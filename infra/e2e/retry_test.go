@@ -103,6 +103,17 @@ func TestRetry(t *testing.T) {
 	if out := starter("progress", "retried"); strings.Contains(out, "failed") {
 		t.Errorf("progress:\n%s", out)
 	}
+	// What another threshold would take is known before it is started.
+	preview := starter("start", "--from", "retried", "--set", "filter.threshold=0.9", "--run", "strict")
+	if !strings.Contains(preview, "params.threshold") || !strings.Contains(preview, "Nothing was started") || strings.Contains(preview, "about") {
+		t.Errorf("the preview says:\n%s", preview)
+	}
+	before := s.paid()
+	t.Logf("%s", starter("start", "--from", "retried", "--set", "filter.threshold=0.9", "--run", "strict", "--yes"))
+	s.report(s.client.GetWorkflow(t.Context(), "strict", ""), time.Minute)
+	if s.paid() != before {
+		t.Error("another threshold was paid for, and the preview said that nothing is asked")
+	}
 	calm := s.report(s.startRun("calm", spec), time.Minute)
 	if calm.Stages[3].Digest != mended.Stages[3].Digest {
 		t.Error("the data set is not what an undisturbed run makes")

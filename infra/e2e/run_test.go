@@ -96,6 +96,7 @@ func TestKilledRunEnds(t *testing.T) {
 	}
 	t.Run("readers", func(t *testing.T) { s.read(t, id) })
 	t.Run("resumed training lost no step", func(t *testing.T) { s.curveIsWhole(t, id) })
+	t.Run("garbage", func(t *testing.T) { s.garbage(t) })
 	t.Run("again", func(t *testing.T) { s.again(t, id, report) })
 }
 
@@ -142,6 +143,34 @@ func (s *stack) curveIsWhole(t *testing.T, id schemas.RunID) {
 			t.Fatalf("point %d of the curve is step %d", i+1, p.Step)
 		}
 	}
+}
+
+// garbage removes what nobody needs a month after the run, which are leases. That
+// nothing else went, the run shows when it is started again.
+func (s *stack) garbage(t *testing.T) {
+	month := time.Now().Add(-30 * 24 * time.Hour)
+	err := filepath.WalkDir(filepath.Join(s.dir, "s3", "precept"), func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		return os.Chtimes(path, month, month)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(s.bin("starter"), "gc", "--delete", "--list", "--config", s.write("worker.json", s.config))
+	cmd.Env = s.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	keys, _, _ := strings.Cut(string(out), "objects ")
+	for _, key := range strings.Fields(keys) {
+		if !strings.HasPrefix(key, "leases/") {
+			t.Errorf("%s is garbage", key)
+		}
+	}
+	t.Logf("%s", strings.TrimPrefix(string(out), keys))
 }
 
 // again starts the finished run once more: all is found, nothing is paid.

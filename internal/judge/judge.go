@@ -34,7 +34,8 @@ type Options struct {
 	Votes int // defaults to 1
 	// Threshold ends the voting at a vote whose score is under it. 0 never does.
 	Threshold float64
-	MaxTokens int // of one reply, thoughts included; defaults to 1024
+	MaxTokens int    // of one reply, thoughts included; defaults to 1024
+	Refresh   string // as llm.Request has it
 }
 
 // Judge votes on completions. It may be used by many goroutines.
@@ -110,6 +111,7 @@ func (j *Judge) vote(ctx context.Context, messages []schemas.Message, sample int
 			MaxTokens:   j.options.MaxTokens,
 			JSONSchema:  j.role.schema(),
 			Sample:      sample,
+			Refresh:     j.options.Refresh,
 		})
 		if err != nil {
 			return schemas.Vote{}, false, err

@@ -27,6 +27,8 @@ const (
 type Options struct {
 	Journal  Journal
 	Attempts int // of one request; defaults to 4
+	// Offline makes a client that answers from the journal alone, and sends nothing.
+	Offline bool
 
 	// Transport sends the HTTP requests. Defaults to a pool of connections of
 	// the client's own.
@@ -41,6 +43,7 @@ type Client struct {
 	api      *openai.Client
 	journal  Journal
 	attempts int
+	offline  bool
 	pace     *pace
 	flights  *flights
 	guard    func() error
@@ -61,12 +64,12 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	if o.Journal == nil {
 		return fail("it has no journal to keep answers in")
 	}
-	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, flights: newFlights(), guard: func() error { return nil }}
+	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), guard: func() error { return nil }}
 	if c.attempts <= 0 {
 		c.attempts = defaultAttempts
 	}
 	key := ""
-	if e.APIKeyEnv != "" {
+	if e.APIKeyEnv != "" && !o.Offline {
 		key = strings.TrimSpace(os.Getenv(e.APIKeyEnv))
 		if key == "" {
 			return fail("the environment variable %s that api_key_env names is empty", e.APIKeyEnv)
@@ -142,6 +145,9 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 		meta.Cached = ok
 		return limited, meta, err
 	}
+	if c.offline {
+		return Answer{}, meta, errMissing
+	}
 	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
@@ -162,6 +168,11 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	}
 	return answer, meta, c.journal.Append(key, raw)
 }
+
+var errMissing = errors.New("the journal has no answer")
+
+// IsMissing reports whether err is an offline client's, that the journal has no answer.
+func IsMissing(err error) bool { return errors.Is(err, errMissing) }
 
 // recall looks for an answer in the journal.
 func (c *Client) recall(ctx context.Context, key schemas.Key) (answer Answer, ok bool, err error) {

@@ -20,6 +20,7 @@ type Request struct {
 	JSONSchema  *Schema // sent where the endpoint takes one
 	Seed        int64   // defaults to one derived from Messages and Sample
 	Sample      int
+	Refresh     string // where it isn't empty, answers to other refreshes don't count
 }
 
 // Schema asks for an answer that is one JSON object of a form.
@@ -109,10 +110,11 @@ type question struct {
 	fields   map[string]any // what is sent beside messages, served name and limit
 	limit    int            // most tokens of the answer; 0 is no limit
 	sample   int
+	refresh  string
 }
 
 func (e Endpoint) question(r Request) (question, error) {
-	q := question{endpoint: e, limit: r.MaxTokens, sample: r.Sample}
+	q := question{endpoint: e, limit: r.MaxTokens, sample: r.Sample, refresh: r.Refresh}
 	var err error
 	if q.messages, q.digest, err = encoded.messages(r.Messages); err != nil {
 		return q, err
@@ -140,12 +142,16 @@ func (e Endpoint) limitField() string { return cmp.Or(e.MaxTokensField, "max_tok
 // key is the request key. The limit is no part of it: an answer that ended by itself
 // is the same under every limit that leaves it room.
 func (q question) key() schemas.Key {
-	return schemas.DigestOf(map[string]any{
+	asked := map[string]any{
 		"model":    q.endpoint.Identity(),
 		"messages": q.digest,
 		"request":  q.fields,
 		"sample":   q.sample,
-	})
+	}
+	if q.refresh != "" {
+		asked["refresh"] = q.refresh
+	}
+	return schemas.DigestOf(asked)
 }
 
 // limitedKey is the key of an answer that follows from the limit: one that was cut.

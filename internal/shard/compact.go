@@ -38,7 +38,7 @@ func (j *Journal) compact(ctx context.Context, partition int) error {
 		if err != nil {
 			return err
 		}
-		if info.Size < fullSegment/4 && time.Since(info.Modified) > settled {
+		if isSmall(info) && time.Since(info.Modified) > settled {
 			names = append(names, info.Key)
 		}
 	}
@@ -97,11 +97,98 @@ func (j *Journal) compact(ctx context.Context, partition int) error {
 	return replace()
 }
 
+// isSmall reports whether a segment is worth compacting.
+func isSmall(info Info) bool { return info.Size < fullSegment/4 }
+
+// compacted stands in the names of compacted segments for the writer.
+const compacted = "compacted"
+
 func compactedName(partition int, first string) string {
-	stamp, _, _ := strings.Cut(strings.TrimPrefix(first, partitionPrefix(partition)), "-")
-	at, err := time.Parse(segmentTime, stamp)
-	if err != nil {
+	at, ok := SegmentTime(first)
+	if !ok {
 		at = time.Unix(0, 0) // not a name of ours: the oldest
 	}
-	return segmentName(partition, at, "compacted")
+	return segmentName(partition, at, compacted)
+}
+
+// LeftBehind finds segments, written before a time, that a compaction has merged but
+// not removed, since its process died. A name proves nothing: all answers of such a
+// segment were found in compacted ones that were written later.
+func LeftBehind(ctx context.Context, s Store, before time.Time) (names []string, err error) {
+	for i := range partitions {
+		var small, merged []Info
+		for info, err := range s.List(ctx, partitionPrefix(i)) {
+			if err != nil {
+				return nil, err
+			}
+			if _, ok := SegmentTime(info.Key); !ok {
+				continue
+			}
+			if isSmall(info) && info.Modified.Before(before) {
+				small = append(small, info)
+			}
+			if strings.Contains(info.Key, "-"+compacted+"-") {
+				merged = append(merged, info)
+			}
+		}
+		for _, info := range small {
+			ok, err := isLeftBehind(ctx, s, info, merged)
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				names = append(names, info.Key)
+			}
+		}
+	}
+	return names, nil
+}
+
+// isLeftBehind reports whether compacted segments hold all that a segment does. They
+// begin no later than it, so that for each key the answer that counts stays the same.
+func isLeftBehind(ctx context.Context, s Store, left Info, merged []Info) (bool, error) {
+	at, _ := SegmentTime(left.Key)
+	var open map[requestKey]bool // answers not yet found elsewhere
+	for _, info := range merged {
+		first, _ := SegmentTime(info.Key)
+		// A compaction that ended leaves one segment at most: hardly anything is read here.
+		if first.After(at) || !info.Modified.After(left.Modified.Add(settled)) {
+			continue
+		}
+		if open == nil {
+			records, ok, err := openSegment(ctx, s, left.Key)
+			if err != nil || !ok {
+				return false, err
+			}
+			open = map[requestKey]bool{}
+			for _, r := range records {
+				open[r.key] = true
+			}
+		}
+		records, _, err := openSegment(ctx, s, info.Key)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range records {
+			delete(open, r.key)
+		}
+		if len(open) == 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// openSegment reads a segment. It is not ok where it is gone, or broken: then it stays
+// for people to look at.
+func openSegment(ctx context.Context, s Store, name string) (records []record, ok bool, err error) {
+	body, _, err := s.Get(ctx, name)
+	if schemas.KindOf(err) == schemas.NotFound {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	records, err = decodeSegment(body)
+	return records, err == nil, nil
 }

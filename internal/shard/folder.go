@@ -134,23 +134,52 @@ func PutFolder(ctx context.Context, s Store, dir string, prefix func(schemas.Dig
 	if err != nil || ok {
 		return stored.Digest, err
 	}
-	for _, file := range folder.Files {
-		if err := putFile(ctx, s, root+"/"+file.Path, filepath.Join(dir, filepath.FromSlash(file.Path)), file); err != nil {
+	for range 3 {
+		for _, file := range folder.Files {
+			if err := putFile(ctx, s, root+"/"+file.Path, filepath.Join(dir, filepath.FromSlash(file.Path)), file); err != nil {
+				return "", err
+			}
+		}
+		// What was uploaded must be what was read: a trainer may still be writing.
+		if again, err := scan(dir); err != nil {
+			return "", err
+		} else if again.Digest != folder.Digest {
+			return "", schemas.Errorf(op, dir, schemas.Conflict, "its files changed while they were uploaded")
+		}
+		err = PutJSON(ctx, s, root+"/"+indexName, folder, PutOptions{IfNoneMatch: true})
+		if schemas.KindOf(err) == schemas.Conflict {
+			stored, _, err := FindFolder(ctx, s, root)
+			return stored.Digest, err
+		}
+		if err != nil {
+			return "", err
+		}
+		// Files that were found there may have been what a removal had not come to yet.
+		if whole, err := folder.whole(ctx, s, root); err != nil || whole {
+			return folder.Digest, err
+		}
+		if err := s.Delete(ctx, root+"/"+indexName); err != nil {
 			return "", err
 		}
 	}
-	// What was uploaded must be what was read: a trainer may still be writing.
-	if again, err := scan(dir); err != nil {
-		return "", err
-	} else if again.Digest != folder.Digest {
-		return "", schemas.Errorf(op, dir, schemas.Conflict, "its files changed while they were uploaded")
+	return "", schemas.Errorf(op, root, schemas.Unavailable, "its files are being removed while they are stored")
+}
+
+// whole reports whether all files of f are stored under root.
+func (f Folder) whole(ctx context.Context, s Store, root string) (bool, error) {
+	sizes := map[string]int64{}
+	for info, err := range s.List(ctx, root+"/") {
+		if err != nil {
+			return false, err
+		}
+		sizes[strings.TrimPrefix(info.Key, root+"/")] = info.Size
 	}
-	err = PutJSON(ctx, s, root+"/"+indexName, folder, PutOptions{IfNoneMatch: true})
-	if schemas.KindOf(err) == schemas.Conflict {
-		stored, _, err := FindFolder(ctx, s, root)
-		return stored.Digest, err
+	for _, file := range f.Files {
+		if size, ok := sizes[file.Path]; !ok || size != file.Size {
+			return false, nil
+		}
 	}
-	return folder.Digest, err
+	return true, nil
 }
 
 // PutContent stores a file under the key that its digest gives, unless it is there.

@@ -305,6 +305,19 @@ func segmentName(partition int, now time.Time, writer string) string {
 
 const segmentTime = "20060102T150405.000000000Z"
 
+// SegmentTime is the time in the name of a journal's segment: when its first answer was
+// written, or a little before. It is not ok for other keys.
+func SegmentTime(key string) (at time.Time, ok bool) {
+	partition, name, _ := strings.Cut(strings.TrimPrefix(key, "journal/"), "/")
+	stamp, writer, _ := strings.Cut(name, "-")
+	at, err := time.Parse(segmentTime, stamp)
+	if err != nil || len(partition) != 1 || !strings.Contains("0123456789abcdef", partition) ||
+		!strings.HasPrefix(key, "journal/") || strings.Contains(writer, "/") || !strings.HasSuffix(writer, ".jsonl.zst") {
+		return time.Time{}, false
+	}
+	return at, true
+}
+
 func partitionPrefix(partition int) string { return fmt.Sprintf("journal/%x/", partition) }
 
 func (j *Journal) write(ctx context.Context, s *segment) error {

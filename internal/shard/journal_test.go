@@ -364,3 +364,148 @@ func TestJournalCompact(t *testing.T) {
 		}
 	})
 }
+
+// failing is a store whose Delete fails from the nth call on.
+type failing struct {
+	shard.Store
+	left int
+}
+
+func (f *failing) Delete(ctx context.Context, key string) error {
+	if f.left == 0 {
+		return schemas.Errorf("delete", key, schemas.Unavailable, "connection reset")
+	}
+	f.left--
+	return f.Store.Delete(ctx, key)
+}
+
+// TestLeftBehind: what a compaction that died has left can go, and no answer with it.
+func TestLeftBehind(t *testing.T) {
+	for _, removed := range []int{0, 1, 40} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, s := t.Context(), shard.NewMemory()
+			key := func(i int) schemas.Key { return schemas.Key(fmt.Sprintf("%064x", i)) } // all in partition 0
+			j := shard.OpenJournal(&failing{s, removed}, manual())
+			defer shard.Crash(j)
+			write := func(from, to int, value string) {
+				t.Helper()
+				for i := from; i < to; i++ {
+					// What another process has answered too isn't looked up first.
+					j.Append(key(i), []byte(value))
+					if err := j.Flush(ctx); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			leftBehind := func() []string {
+				t.Helper()
+				names, err := shard.LeftBehind(ctx, s, time.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return names
+			}
+			write(0, 100, "first")
+			time.Sleep(time.Second)
+			write(50, 60, "late")
+			time.Sleep(6 * time.Minute)
+			if got := leftBehind(); len(got) != 0 {
+				t.Errorf("before a compaction, %v", got)
+			}
+			if err := j.Compact(ctx); schemas.KindOf(err) != schemas.Unavailable {
+				t.Fatalf("Compact: %v, want Unavailable", err)
+			}
+			write(200, 210, "fresh")
+			time.Sleep(6 * time.Minute)
+			write(210, 220, "fresh")
+			if got, err := shard.LeftBehind(ctx, s, time.Now().Add(-time.Hour)); err != nil || len(got) != 0 {
+				t.Errorf("of an hour ago, %v, %v", got, err)
+			}
+			time.Sleep(time.Nanosecond) // all is older than now
+			got := leftBehind()
+			if len(got) != 110-removed {
+				t.Fatalf("%d segments are found, want %d", len(got), 110-removed)
+			}
+			for _, name := range got {
+				if err := s.Delete(ctx, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fresh := shard.OpenJournal(s, manual())
+			defer shard.Crash(fresh)
+			for i := range 100 {
+				wantValue(t, fresh, key(i), "first")
+			}
+			for i := 200; i < 220; i++ {
+				wantValue(t, fresh, key(i), "fresh")
+			}
+		})
+	}
+}
+
+// TestBrokenIsNotLeftBehind: a segment that can't be read stays for people to look at,
+// and proves nothing about others.
+func TestBrokenIsNotLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, s := t.Context(), shard.NewMemory()
+		j := shard.OpenJournal(s, manual())
+		j.Append(request(0), []byte("first"))
+		if err := j.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var segment shard.Info
+		for info := range s.List(ctx, "journal/") {
+			segment = info
+		}
+		body, _, err := s.Get(ctx, segment.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		folder, name, _ := strings.Cut(segment.Key, "Z-")
+		for _, broken := range []string{folder + "Z-compacted-00.jsonl.zst", strings.Replace(segment.Key, name, "broken-00.jsonl.zst", 1)} {
+			if _, err := s.Put(ctx, broken, body[:len(body)-3], shard.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Hour)
+		if got, err := shard.LeftBehind(ctx, s, time.Now()); err != nil || len(got) != 0 {
+			t.Errorf("%v, %v", got, err)
+		}
+		time.Sleep(time.Hour)
+		if _, err := s.Put(ctx, folder+"Z-compacted-01.jsonl.zst", body, shard.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := shard.LeftBehind(ctx, s, time.Now()); err != nil || len(got) != 1 || got[0] != segment.Key {
+			t.Errorf("with a whole one: %v, %v", got, err)
+		}
+	})
+}
+
+func TestSegmentTime(t *testing.T) {
+	ctx, s := t.Context(), shard.NewMemory()
+	options := manual()
+	options.Writer = "a-writer/of some host"
+	j := open(t, s, options)
+	before := time.Now()
+	for i := range 40 {
+		j.Append(request(i), []byte("x"))
+	}
+	if err := j.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for info := range s.List(ctx, "") {
+		if at, ok := shard.SegmentTime(info.Key); !ok || at.Before(before) || at.After(time.Now()) {
+			t.Errorf("the time of %s is %s, %v", info.Key, at, ok)
+		}
+	}
+	for _, key := range []string{
+		"", "journal/", "journal/0/x-w-00.jsonl.zst", "journal/g/20260301T120000.000000000Z-w-00.jsonl.zst", "journal/00/20260301T120000.000000000Z-w-00.jsonl.zst",
+		"other/0/20260301T120000.000000000Z-w-00.jsonl.zst", "0/20260301T120000.000000000Z-w-00.jsonl.zst",
+		"journal/0/20260301T120000.000000000Z-w-00.jsonl", "journal/0/20260301T120000.000000000Z-w/00.jsonl.zst", "journal/0/20260301T120000.000000000Z",
+	} {
+		if at, ok := shard.SegmentTime(key); ok {
+			t.Errorf("the time of %q is %s", key, at)
+		}
+	}
+}
