@@ -7,6 +7,8 @@
 //   - View: a sight made ready to be shown, with times and estimates.
 //   - Screen: where a watch shows views: redrawn bars on a terminal, lines or
 //     JSON elsewhere.
+//   - Archive: what the store has of a run, its rows apart. Comparison: what two
+//     archives, and the rows of their SFT sets, differ in.
 //
 // Prompts and answers are shown only where a person asks for them.
 package main

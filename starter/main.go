@@ -141,7 +141,8 @@ and the profiles of temporal.toml. The store is named by --config.
 	flags.StringVar(&a.config, "config", file, "the worker's configuration, which names the store (env PRECEPT_CONFIG)")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.checkCommand(), a.startCommand(), a.watchCommand(), a.progressCommand(),
-		a.reportCommand(), a.peekCommand(), a.explainCommand(), a.exportCommand(), a.gcCommand(), a.retryCommand())
+		a.reportCommand(), a.peekCommand(), a.explainCommand(), a.exportCommand(), a.diffCommand(),
+		a.gcCommand(), a.retryCommand())
 	for _, d := range decisions {
 		root.AddCommand(a.decideCommand(d))
 	}
@@ -172,7 +173,11 @@ func printJSON(w io.Writer, v any) error {
 // oneLine makes outside text fit into a line of a terminal: no line ends, no
 // control characters.
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	return printable(strings.Join(strings.Fields(s), " "))
+}
+
+// printable drops control characters: a terminal obeys them.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return -1

@@ -121,7 +121,7 @@ func measurePlot(r row, arms []schemas.Arm) (picture, error) {
 		bars = append(bars, struct{ Low, High float64 }{m.Value - m.Low, m.High - m.Value})
 		labels = append(labels, percent(m.Value))
 		ticks = append(ticks, plot.Tick{Value: y, Label: armName(a)})
-		words = append(words, fmt.Sprintf("%s %s percent of %d", armName(a), value(m), m.N))
+		words = append(words, fmt.Sprintf("%s %s percent of %d", armName(a), Value(m), m.N))
 	}
 
 	p := newPlot()

@@ -192,7 +192,7 @@ func tiles(s suite) (out []tile) {
 			continue
 		}
 		from, to := r.arms[shown[0]], r.arms[shown[len(shown)-1]]
-		t := tile{Title: f.title, From: armName(from.Arm) + " " + value(from), To: percent(to.Value)}
+		t := tile{Title: f.title, From: armName(from.Arm) + " " + Value(from), To: percent(to.Value)}
 		t.Detail = fmt.Sprintf("%s on %s, %d answers, interval %s", armName(to.Arm), s.name, to.N, interval(to))
 		if len(shown) > 1 {
 			t.Verdict = r.compare(to, from)

@@ -32,7 +32,7 @@ func Text(w io.Writer, r schemas.RunReport) error {
 			for _, a := range s.arms {
 				cell := "-"
 				if m, ok := row.arms[a]; ok {
-					cell = value(m)
+					cell = Value(m)
 				}
 				fmt.Fprintf(table, "\t%s", cell)
 			}

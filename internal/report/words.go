@@ -29,8 +29,8 @@ func interval(m schemas.Measure) string {
 	return fmt.Sprintf("%.0f–%.0f", math.Floor(100*m.Low+hair), math.Ceil(100*m.High-hair))
 }
 
-// value is m in one line, such as "88% (75–95)".
-func value(m schemas.Measure) string { return percent(m.Value) + " (" + interval(m) + ")" }
+// Value is m in one line, such as "88% (75–95)".
+func Value(m schemas.Measure) string { return percent(m.Value) + " (" + interval(m) + ")" }
 
 func dollars(usd float64) string {
 	if usd != 0 && math.Abs(usd) < 0.01 {
@@ -269,10 +269,10 @@ func finding(r row, arms []schemas.Arm) string {
 		return ""
 	}
 	first := r.arms[shown[0]]
-	s := fmt.Sprintf("%s %s of %d", armName(shown[0]), value(first), first.N)
+	s := fmt.Sprintf("%s %s of %d", armName(shown[0]), Value(first), first.N)
 	for _, a := range shown[1:] {
 		m := r.arms[a]
-		s += fmt.Sprintf("; %s %s of %d, ", armName(a), value(m), m.N)
+		s += fmt.Sprintf("; %s %s of %d, ", armName(a), Value(m), m.N)
 		switch r.compare(m, first) {
 		case noShown:
 			s += "no difference from " + armName(shown[0]) + " shown"
