@@ -95,3 +95,13 @@ func TestRefreshed(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func FuzzSettings(f *testing.F) {
+	f.Add("filter.threshold=0.8")
+	f.Add("prompts..imports=[")
+	f.Fuzz(func(t *testing.T, setting string) {
+		if spec, err := withSettings(schemas.RunSpec{Name: "x"}, []string{setting}); err == nil && spec.WithDefaults().Validate() != nil {
+			t.Errorf("%q makes a spec that is not valid", setting)
+		}
+	})
+}

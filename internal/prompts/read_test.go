@@ -166,7 +166,14 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"text":"a"}`), "jsonl")
 	f.Add([]byte("text\na"), "csv")
 	f.Add([]byte("PAR1"), "parquet")
+	f.Add([]byte(`{"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"assistant","content":"b"}]}`), "jsonl")
 	f.Fuzz(func(t *testing.T, raw []byte, format string) {
-		_, _ = Read("x", raw, schemas.Import{Format: format, Category: "violence", Intent: "benign"})
+		in := schemas.Import{Format: format, Category: "violence", Intent: "benign"}
+		_, _ = Read("x", raw, in)
+		for a, err := range ScanAnswered("x", bytes.NewReader(raw), int64(len(raw)), in) {
+			if err == nil && (a.Target == "" || len(a.Messages) == 0) {
+				t.Errorf("a conversation of nothing: %+v", a)
+			}
+		}
 	})
 }
