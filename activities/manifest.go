@@ -79,6 +79,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 func summary(m schemas.Manifest) schemas.StageSum {
 	sum := schemas.StageSum{
 		Stage: m.Stage, Manifest: schemas.ManifestObject(m.Run, m.Stage), Tasks: m.Plan.Tasks, Ledger: m.Ledger, Usage: m.Usage,
+		Digest: m.Digest(),
 	}
 	if len(m.ByCategory) <= schemas.CarriedCategories {
 		sum.ByCategory = m.ByCategory
@@ -91,11 +92,6 @@ func summary(m schemas.Manifest) schemas.StageSum {
 	for _, s := range m.Spent {
 		sum.Seconds += s.Finished.Sub(s.Started).Round(time.Millisecond).Seconds()
 	}
-	// What people judge is the content: not when it was made, or at what cost.
-	sum.Digest = schemas.DigestOf(struct {
-		Outputs map[string][]schemas.ShardRef
-		Model   *schemas.ModelRef
-	}{m.Outputs, m.Model})
 	return sum
 }
 

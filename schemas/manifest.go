@@ -139,6 +139,14 @@ type Manifest struct {
 	Code     string       `json:"code"`
 }
 
+// Digest is that of what people judge: the content, not when it was made, or at what cost.
+func (m Manifest) Digest() Digest {
+	return DigestOf(struct {
+		Outputs map[string][]ShardRef
+		Model   *ModelRef
+	}{m.Outputs, m.Model})
+}
+
 // Partial is the record of an output that a run goes on with although rows of it
 // failed, stored as runs/<run>/partial/<stage>/<key>.json. Key is the planned one; the
 // shard's own names the rows that are missing. When they come in, the whole output is

@@ -2,18 +2,19 @@ package schemas
 
 // RunReport is the result of a Factory run, and the JSON beside its HTML report.
 type RunReport struct {
-	Run        RunID      `json:"run"`
-	Name       string     `json:"name"`
-	State      string     `json:"state"`
-	Note       string     `json:"note,omitempty"`
-	Spec       Digest     `json:"spec"`
-	Policy     Digest     `json:"policy"`
-	Simulated  []string   `json:"simulated,omitempty"`
-	Stages     []StageSum `json:"stages"`
-	Models     []ArmModel `json:"models,omitempty"`
-	Evaluation Evaluation `json:"evaluation"`
-	HTML       string     `json:"html,omitempty"` // object key
-	JSON       string     `json:"json,omitempty"` // object key
+	Run        RunID            `json:"run"`
+	Name       string           `json:"name"`
+	State      string           `json:"state"`
+	Note       string           `json:"note,omitempty"`
+	Spec       Digest           `json:"spec"`
+	Policy     Digest           `json:"policy"`
+	Simulated  []string         `json:"simulated,omitempty"`
+	Stages     []StageSum       `json:"stages"`
+	Decisions  []DecisionRecord `json:"decisions,omitempty"`
+	Models     []ArmModel       `json:"models,omitempty"`
+	Evaluation Evaluation       `json:"evaluation"`
+	HTML       string           `json:"html,omitempty"` // object key
+	JSON       string           `json:"json,omitempty"` // object key
 }
 
 // ArmModel says which weights an arm was.

@@ -61,7 +61,8 @@ type card struct {
 	Name      string                `json:"name"`
 	Rows      int64                 `json:"rows"`
 	Shards    []string              `json:"shards"`
-	Digest    schemas.Digest        `json:"digest"`
+	Digest    schemas.Digest        `json:"digest"` // what the gate dataset asks about
+	Approved  string                `json:"approved,omitempty"`
 	Policy    schemas.Digest        `json:"policy"`
 	Teacher   schemas.ModelIdentity `json:"teacher"`
 	Judge     schemas.ModelIdentity `json:"judge"`
@@ -123,7 +124,8 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 		e.card.Stages = append(e.card.Stages, stageLedger{stage, curated.Ledger})
 	}
 	var plan schemas.Plan
-	if err := shard.GetJSON(ctx, store, curated.Plan.Object, &plan); err != nil {
+	err := shard.GetJSON(ctx, store, curated.Plan.Object, &plan)
+	if err != nil {
 		return err
 	}
 	c := &e.card
@@ -133,7 +135,10 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 		return schemas.E(op, e.dir, schemas.InvalidInput, err)
 	}
 	refs := curated.Outputs[schemas.OutputExamples]
-	c.Digest = schemas.DigestOf(refs)
+	c.Digest = curated.Digest()
+	if c.Approved, err = approval(ctx, store, e.run, c.Digest); err != nil {
+		return err
+	}
 	for i, ref := range refs {
 		name := fmt.Sprintf("data/train-%05d-of-%05d.parquet", i, len(refs))
 		if err := shard.Fetch(ctx, store, ref, filepath.Join(e.dir, filepath.FromSlash(name))); err != nil {
@@ -149,6 +154,23 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 	}
 	c.Size = size(c.Rows)
 	return e.file("README.md", func(w *bufio.Writer) error { return cardTemplate.Execute(w, c) })
+}
+
+// approval says who approved this very data set; empty where nobody did.
+func approval(ctx context.Context, store shard.Store, run schemas.RunID, digest schemas.Digest) (who string, err error) {
+	for info, err := range store.List(ctx, schemas.RunObject(run, "decisions/")) {
+		if err != nil {
+			return "", err
+		}
+		var d schemas.DecisionRecord
+		if err := shard.GetJSON(ctx, store, info.Key, &d); err != nil {
+			return "", err
+		}
+		if !d.Stale && d.Verdict == schemas.DecisionApprove && d.Decision.Gate == schemas.GateDataset && d.Decision.Digest == digest {
+			who = fmt.Sprintf("%s, %s", d.Decision.By, d.At.UTC().Format("2006-01-02"))
+		}
+	}
+	return who, nil
 }
 
 // rows counts the rows of the fetched shards, and writes them as lines where that is
