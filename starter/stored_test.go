@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -155,6 +156,24 @@ func TestExport(t *testing.T) {
 	}
 	if code, _, stderr := transcript(t, nil, store, "export", "first", dir); code != exitBadInput || !strings.Contains(stderr, "is not empty") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	// What is approved is this very data set.
+	var m schemas.Manifest
+	if err := shard.GetJSON(t.Context(), store, schemas.ManifestObject("first", schemas.StageCurate), &m); err != nil {
+		t.Fatal(err)
+	}
+	for i, digest := range []schemas.Digest{"another", m.Digest()} {
+		put(t, store, schemas.RunObject("first", fmt.Sprintf("decisions/%06d.json", i+1)), schemas.DecisionRecord{
+			Verdict: schemas.DecisionApprove, Decision: schemas.Decision{Gate: schemas.GateDataset, By: fmt.Sprintf("ann %d", i), Digest: digest},
+		})
+		again := filepath.Join(dir, "again", digest.Short())
+		if code, _, stderr := transcript(t, nil, store, "export", "first", again); code != exitOK {
+			t.Fatal(stderr)
+		}
+		card, err := os.ReadFile(filepath.Join(again, "README.md"))
+		if want := []string{"by nobody", "by ann 1"}[i]; err != nil || !strings.Contains(string(card), want) {
+			t.Errorf("the card lacks %q: %v\n%s", want, err, card)
+		}
 	}
 	if code, _, stderr := transcript(t, nil, store, "export", "other", filepath.Join(dir, "new")); code != exitError || !strings.Contains(stderr, "stage curate has not ended") {
 		t.Errorf("exit code %d: %s", code, stderr)
