@@ -166,7 +166,7 @@ func TestExport(t *testing.T) {
 		put(t, store, schemas.RunObject("first", fmt.Sprintf("decisions/%06d.json", i+1)), schemas.DecisionRecord{
 			Verdict: schemas.DecisionApprove, Decision: schemas.Decision{Gate: schemas.GateDataset, By: fmt.Sprintf("ann %d", i), Digest: digest},
 		})
-		again := filepath.Join(dir, "again", digest.Short())
+		again := filepath.Join(filepath.Dir(dir), "again-"+digest.Short())
 		if code, _, stderr := transcript(t, nil, store, "export", "first", again); code != exitOK {
 			t.Fatal(stderr)
 		}
