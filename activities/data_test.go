@@ -570,6 +570,12 @@ func TestTripwire(t *testing.T) {
 			}
 			return nil
 		}, "% of the answers were cut by length, more than max_cut 20%"},
+		{"failing", schemas.StageSynthesize, func(q question) *reply {
+			if q.Model == "teacher" && q.Seed%5 < 3 {
+				return &reply{status: 400, text: "what?"}
+			}
+			return nil
+		}, "% failed, more than max_failed 50%"},
 		{"disliked", schemas.StageFilter, byJudge(vote(3, schemas.ActionComply)), `rejected as "below threshold"`},
 	}
 	for _, tt := range tests {
@@ -593,6 +599,9 @@ func TestTripwire(t *testing.T) {
 				t.Fatalf("got %v (details %+v), want %q", err, detail, tt.want)
 			}
 			asked := len(models.take())
+			if tt.name == "failing" {
+				return // what failed is no usage, and is asked again
+			}
 			if detail.Usage.Paid != int64(asked) {
 				t.Errorf("%d calls were made, and %d told", asked, detail.Usage.Paid)
 			}

@@ -66,6 +66,9 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 		}
 		failed++
 		first = cmp.Or(first, err)
+		if tripped := w.trip.fail(err); tripped != nil && !stopsAll(err) {
+			err = tripped
+		}
 		if !llm.IsRequest(err) {
 			other = cmp.Or(other, err)
 		}

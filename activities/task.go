@@ -104,7 +104,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		}
 	}
 	if spec := w.spec.Tripwires; !spec.Off && !req.Unchecked {
-		w.trip = &tripwire{spec: spec}
+		w.trip = &tripwire{spec: spec, usage: w.beat.usage}
 	}
 	err = do(ctx, w)
 	if tripped := (*trippedError)(nil); errors.As(err, &tripped) {

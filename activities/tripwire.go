@@ -10,9 +10,11 @@ import (
 )
 
 // tripwire ends a task when its first rows show that the others would be paid for in
-// vain: hardly any is kept, or most are rejected for the same reason.
+// vain: hardly any is kept, most are rejected for the same reason or fail, or they cost
+// too much.
 type tripwire struct {
-	spec schemas.TripwiresSpec
+	spec  schemas.TripwiresSpec
+	usage func() schemas.Usage
 
 	mu       sync.Mutex
 	ledger   schemas.Ledger
@@ -43,8 +45,26 @@ func (t *tripwire) count(reason schemas.Reason, row any) error {
 	if reason != "" && len(t.rejected) < shownRejected {
 		t.rejected = append(t.rejected, row)
 	}
-	if t.tripped == nil && t.ledger.Outcomes() >= int64(t.spec.After) {
-		if limit := t.spec.Past(t.ledger); limit != "" {
+	return t.check()
+}
+
+// fail takes a row that failed, as count does.
+func (t *tripwire) fail(err error) error {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ledger.Fail(failureReason(err))
+	if len(t.rejected) < shownRejected {
+		t.rejected = append(t.rejected, map[string]string{"failed": err.Error()})
+	}
+	return t.check()
+}
+
+func (t *tripwire) check() error {
+	if t.tripped == nil {
+		if limit := t.spec.Past(t.ledger, t.usage()); limit != "" {
 			t.tripped = &trippedError{fmt.Sprintf("tripwire: %s, of the first %d rows (%s)", limit, t.ledger.Outcomes(), t.ledger), t.rejected}
 		}
 	}

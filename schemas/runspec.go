@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -160,23 +161,30 @@ type GatesSpec struct {
 
 // TripwiresSpec says when the run pauses because rows of synthesize or filter come to
 // nothing: a bad prompt is to be noticed before all rows are spent on it. Every task
-// checks its own rows.
+// checks its own rows, and the run those of a stage so far.
 type TripwiresSpec struct {
 	Off   bool `json:"off,omitempty"`
-	After int  `json:"after,omitempty" jsonschema:"default=200,description=Rows of a task before it is checked"`
+	After int  `json:"after,omitempty" jsonschema:"default=200,description=Rows before the first check"`
 	// The limits are shares of the rows so far.
 	MinKept   *float64 `json:"min_kept,omitempty" jsonschema:"default=0.2,description=Least share that is kept"`
 	MaxReason *float64 `json:"max_reason,omitempty" jsonschema:"default=0.6,description=Largest share that is rejected for one reason"`
 	MaxCut    *float64 `json:"max_cut,omitempty" jsonschema:"default=0.2,description=Largest share of answers that are cut by length"`
+	MaxFailed *float64 `json:"max_failed,omitempty" jsonschema:"default=0.5,description=Largest share that fails"`
+	// MaxCost is in US dollars.
+	MaxCost float64 `json:"max_cost,omitempty" jsonschema:"description=Most dollars that a kept row may cost\\, on average; 0 sets no limit"`
 }
 
-// Past names the limit that a ledger is past, or is empty.
-func (t TripwiresSpec) Past(l Ledger) string {
+// Past names the limit that rows are past, by their ledger and what they took, or is
+// empty.
+func (t TripwiresSpec) Past(l Ledger, u Usage) string {
 	total := float64(l.Outcomes())
-	if total == 0 {
+	if total < float64(max(1, t.After)) {
 		return ""
 	}
 	share := func(n int64) float64 { return float64(n) / total }
+	if got := share(l.Missing()); got > *t.MaxFailed {
+		return fmt.Sprintf("%.0f%% failed, more than max_failed %.0f%%", 100*got, 100**t.MaxFailed)
+	}
 	if got := share(l.Rejected[ReasonTruncated]); got > *t.MaxCut {
 		return fmt.Sprintf("%.0f%% of the answers were cut by length, more than max_cut %.0f%%", 100*got, 100**t.MaxCut)
 	}
@@ -184,6 +192,9 @@ func (t TripwiresSpec) Past(l Ledger) string {
 		if got := share(l.Rejected[r]); got > *t.MaxReason {
 			return fmt.Sprintf("%.0f%% were rejected as %q, more than max_reason %.0f%%", 100*got, r, 100**t.MaxReason)
 		}
+	}
+	if cost := u.USD / float64(max(1, l.Kept)); t.MaxCost > 0 && cost > t.MaxCost {
+		return fmt.Sprintf("a kept row costs $%.4f, more than max_cost $%.4f", cost, t.MaxCost)
 	}
 	if got := share(l.Kept); got < *t.MinKept {
 		return fmt.Sprintf("%.0f%% were kept, less than min_kept %.0f%%", 100*got, 100**t.MinKept)
@@ -249,6 +260,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	defPtr(&s.Tripwires.MinKept, 0.2)
 	defPtr(&s.Tripwires.MaxReason, 0.6)
 	defPtr(&s.Tripwires.MaxCut, 0.2)
+	defPtr(&s.Tripwires.MaxFailed, 0.5)
 	def(&s.Window, 16)
 	return s
 }
@@ -407,6 +419,8 @@ func (s RunSpec) Validate() error {
 	v.between("tripwires.min_kept", *s.Tripwires.MinKept, 0, 1)
 	v.between("tripwires.max_reason", *s.Tripwires.MaxReason, 0, 1)
 	v.between("tripwires.max_cut", *s.Tripwires.MaxCut, 0, 1)
+	v.between("tripwires.max_failed", *s.Tripwires.MaxFailed, 0, 1)
+	v.between("tripwires.max_cost", s.Tripwires.MaxCost, 0, math.MaxFloat64)
 	v.between("window", float64(s.Window), 1, 200)
 	return v.err()
 }

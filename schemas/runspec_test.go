@@ -145,3 +145,28 @@ func FuzzRunSpec(f *testing.F) {
 		}
 	})
 }
+
+func TestTripwiresPast(t *testing.T) {
+	spec := RunSpec{Name: "x", Tripwires: TripwiresSpec{MaxCost: 0.01}}.WithDefaults().Tripwires
+	rejected := func(kept, below, cut int64) Ledger {
+		return Ledger{Kept: kept, Rejected: map[Reason]int64{ReasonBelowThreshold: below, ReasonTruncated: cut}}
+	}
+	for _, tt := range []struct {
+		name string
+		l    Ledger
+		usd  float64
+		want string
+	}{
+		{"too few to tell", rejected(0, 199, 0), 0, ""},
+		{"well", rejected(150, 50, 0), 1, ""},
+		{"one reason", rejected(60, 140, 0), 0, `70% were rejected as "below threshold"`},
+		{"cut", rejected(150, 0, 50), 0, "25% of the answers were cut by length"},
+		{"few kept", Ledger{Kept: 30, Rejected: map[Reason]int64{ReasonNoCoT: 90, ReasonEmpty: 80}}, 0, "15% were kept, less than min_kept 20%"},
+		{"failed", Ledger{Kept: 80, Failed: map[Reason]int64{ReasonTimedOut: 120}}, 0, "60% failed, more than max_failed 50%"},
+		{"dear", rejected(150, 50, 0), 3, "a kept row costs $0.0200, more than max_cost $0.0100"},
+	} {
+		if got := spec.Past(tt.l, Usage{USD: tt.usd}); !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}

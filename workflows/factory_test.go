@@ -33,6 +33,7 @@ type world struct {
 	planned func(schemas.Stage, int64) int64
 	sums    map[schemas.Stage]schemas.Ledger
 	inputs  schemas.InputsRef
+	result  schemas.TaskResult // of every task
 	// unreported is why no report can be written.
 	unreported error
 }
@@ -89,7 +90,9 @@ func newWorld(t *testing.T) *world {
 				return schemas.TaskResult{}, err
 			}
 			w.done[r.Stage] = append(w.done[r.Stage], r.Index)
-			return schemas.TaskResult{Usage: schemas.Usage{Paid: 1}}, nil
+			result := w.result
+			result.Usage = schemas.Usage{Paid: 1}
+			return result, nil
 		})
 	}
 	w.OnActivity(act.Manifest, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ManifestRequest) (schemas.StageSum, error) {
@@ -512,5 +515,32 @@ func TestAnotherModelAsks(t *testing.T) {
 	}, time.Hour)
 	if report := w.run(t, spec()); report.State != schemas.StateCompleted {
 		t.Errorf("ended as %q", report.State)
+	}
+}
+
+// Tasks too small to be checked one by one are checked together, and only once.
+func TestATripwireOfTheStage(t *testing.T) {
+	w := newWorld(t)
+	w.result = schemas.TaskResult{Ledger: schemas.Ledger{Planned: 10, Kept: 1, Rejected: map[schemas.Reason]int64{schemas.ReasonRefused: 9}}}
+	s := spec()
+	s.Until, s.Window, s.Tripwires.After = schemas.StageFilter, 1, 15
+	waited := 0
+	w.RegisterDelayedCallback(func() {
+		o := w.waiting(t)
+		if o == nil || !strings.Contains(o.Question, `tripwire: 90% were rejected as "refused"`) || !strings.Contains(o.Question, "of the 20 rows so far") ||
+			len(w.done[schemas.StageSynthesize]) != 2 {
+			t.Errorf("waits for %+v after %v", o, w.done)
+		}
+		waited++
+		w.SignalWorkflow("resume", schemas.Decision{By: "ann"})
+	}, time.Hour)
+	w.RegisterDelayedCallback(func() {
+		if w.waiting(t) == nil || len(w.done[schemas.StageFilter]) != 2 {
+			t.Errorf("the filter was not stopped: %v", w.done)
+		}
+		w.SignalWorkflow("resume", schemas.Decision{By: "ann"})
+	}, 2*time.Hour)
+	if report := w.run(t, s); report.State != schemas.StateCompleted || len(w.done[schemas.StageSynthesize]) != 3 || waited != 1 {
+		t.Errorf("ended as %q after %v", report.State, w.done)
 	}
 }

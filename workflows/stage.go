@@ -100,6 +100,11 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress) error {
 	without := false
 	for {
+		if limit := f.tripped(part); limit != "" {
+			if err := f.pause(ctx, part, limit); err != nil {
+				return err
+			}
+		}
 		todo := part.Failed
 		part.Failed = nil
 		failure := f.window(ctx, part, progress, todo, without)
@@ -107,13 +112,13 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if part.Next < part.Plan.Tasks && len(part.Failed) == 0 {
+		if part.Next < part.Plan.Tasks && len(part.Failed) == 0 && f.tripped(part) == "" {
 			// The window closed early because the history is long.
 			if err := f.continueAsNew(ctx); err != nil {
 				return err
 			}
 		}
-		if len(part.Failed) == 0 && part.Next >= part.Plan.Tasks {
+		if len(part.Failed) == 0 && part.Next >= part.Plan.Tasks && f.tripped(part) == "" {
 			return nil
 		}
 		if len(part.Failed) > 0 {
@@ -163,6 +168,10 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			failure = err
 			return false
 		}
+		if f.tripped(part) != "" {
+			open.Release(1)
+			return false
+		}
 		wg.Add(1)
 		workflow.Go(ctx, func(ctx workflow.Context) {
 			defer wg.Done()
@@ -189,6 +198,9 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			progress.Done++
 			if result.Found {
 				progress.Found++
+			} else {
+				part.Checked.Add(result.Ledger)
+				part.CheckedUsage.Add(result.Usage)
 			}
 			progress.Ledger, progress.Usage, progress.ByCategory = part.Ledger, part.Usage, part.ByCategory
 		})
@@ -211,6 +223,27 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 	}
 	wg.Wait(ctx)
 	return failure
+}
+
+// tripped names the limit that the rows of a stage's tasks are past together, empty where
+// they are past none or a person has seen it.
+func (f *factory) tripped(part *schemas.OpenStage) string {
+	checks := part.Stage == schemas.StageSynthesize || part.Stage == schemas.StageFilter
+	if !checks || f.spec.Tripwires.Off || part.Unchecked {
+		return ""
+	}
+	return f.spec.Tripwires.Past(part.Checked, part.CheckedUsage)
+}
+
+// pause opens the failure gate for a tripwire of the stage as a whole.
+func (f *factory) pause(ctx workflow.Context, part *schemas.OpenStage, limit string) error {
+	text := fmt.Sprintf("tripwire: %s, of the %d rows so far (%s). Look at rejected rows with starter peek %s %s. To go on all the same, resume",
+		limit, part.Checked.Outcomes(), part.Checked, schemas.ShellWord(string(f.id)), part.Stage)
+	if _, err := f.failed(ctx, part.Stage, errors.New(text), 0); err != nil {
+		return err
+	}
+	part.Unchecked = true
+	return nil
 }
 
 // taskFailure is what a failed task tells beside its message; the zero value where it was
