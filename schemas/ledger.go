@@ -123,6 +123,17 @@ func (c *Categories) Add(category Category, l Ledger) {
 // Outcomes is the number of units with an outcome.
 func (l Ledger) Outcomes() int64 { return l.Kept + sum(l.Rejected) + sum(l.Failed) }
 
+// Retriable is the number of units that failed for a reason, or for any, and can be asked
+// for again.
+func (l Ledger) Retriable(reason Reason) (n int64) {
+	for _, r := range FailureReasons {
+		if reason == "" || r == reason {
+			n += l.Failed[r]
+		}
+	}
+	return n
+}
+
 // Missing is the number of units that failed.
 func (l Ledger) Missing() int64 { return sum(l.Failed) }
 

@@ -47,7 +47,7 @@ func (f *factory) checkRetry(d schemas.Decision) error {
 // missed lists the stages that ended without rows that a retry asks for.
 func (f *factory) missed(d schemas.Decision) (stages []schemas.Stage) {
 	for _, s := range f.carried.Sums {
-		if !s.Adopted && (d.Stage == "" || d.Stage == s.Stage) && (d.Reason == "" && s.Ledger.Missing() > 0 || s.Ledger.Failed[d.Reason] > 0) {
+		if !s.Adopted && (d.Stage == "" || d.Stage == s.Stage) && s.Ledger.Retriable(d.Reason) > 0 {
 			stages = append(stages, s.Stage)
 		}
 	}

@@ -114,6 +114,11 @@ func TestRetry(t *testing.T) {
 	if s.paid() != before {
 		t.Error("another threshold was paid for, and the preview said that nothing is asked")
 	}
+	if diff := starter("diff", "retried", "strict"); !strings.Contains(diff, "filter.threshold") {
+		t.Errorf("starter diff says:\n%s", diff)
+	} else {
+		t.Logf("%s", diff)
+	}
 	calm := s.report(s.startRun("calm", spec), time.Minute)
 	if calm.Stages[3].Digest != mended.Stages[3].Digest {
 		t.Error("the data set is not what an undisturbed run makes")
