@@ -57,11 +57,7 @@ func doFilter(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	pol, err := w.policyOf(ctx, w.plan.Inputs.Policy)
-	if err != nil {
-		return err
-	}
-	cp, err := pol.For(w.Category)
+	cp, err := w.categoryPolicy(ctx)
 	if err != nil {
 		return err
 	}

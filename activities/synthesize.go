@@ -99,11 +99,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 		return err
 	}
 	prompts = drawn(prompts, w.Shares)
-	pol, err := w.policyOf(ctx, w.plan.Inputs.Policy)
-	if err != nil {
-		return err
-	}
-	cp, err := pol.For(w.Category)
+	cp, err := w.categoryPolicy(ctx)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"precept/internal/llm"
+	"precept/internal/policy"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -198,6 +199,15 @@ func (w *work) unanswered(err error, most int) error {
 
 // refresh is the word by which the stage asks anew; empty where answers of before count.
 func (w *work) refresh() string { return w.spec.Refresh[w.stage] }
+
+// categoryPolicy is the policy of the task's category.
+func (w *work) categoryPolicy(ctx context.Context) (policy.CategoryPolicy, error) {
+	p, err := w.policyOf(ctx, w.plan.Inputs.Policy)
+	if err != nil {
+		return policy.CategoryPolicy{}, err
+	}
+	return p.For(w.Category)
+}
 
 // modelsOf is the models that a task's rows follow from.
 func modelsOf(t schemas.Task) ([]model, error) {
