@@ -30,7 +30,7 @@ type Activities struct {
 	plans    map[schemas.Digest]*schemas.Plan
 	policies map[schemas.Digest]*policy.Policy
 	bases    map[string]schemas.ModelRef // weights that are known already
-	recorded sync.Map                    // what endpoints have said, as far as it is stored
+	recorded sync.Map                    // what was last stored of who answers, by model identity
 }
 
 // New returns the activities of a worker named holder.

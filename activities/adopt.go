@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ type AdoptRequest struct {
 type AdoptResult struct {
 	Sums      []schemas.StageSum `json:"sums"`
 	Simulated []string           `json:"simulated"` // the run's endpoints, and those the rows are from
+	Notes     []string           `json:"notes"`     // for people to know
 }
 
 // Adopt takes another run's results, or data and a model of one's own, as what the stages
@@ -56,6 +58,7 @@ func (a *Activities) adopt(ctx context.Context, req AdoptRequest) (r AdoptResult
 		}
 	}
 	if req.Spec.From.Model != "" {
+		r.Notes = append(r.Notes, "the suites were not compared with what the model of one's own was trained on")
 		err = take(a.adoptModel)
 	}
 	return r, err
@@ -97,7 +100,13 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 	if from.Run == req.Run {
 		return r, schemas.Errorf(op, string(from.Run), schemas.InvalidInput, "it is this run itself").WithHint("Give the new run an ID of its own.")
 	}
+	inputs, err := a.inputs(ctx, req.Inputs)
+	if err != nil {
+		return r, err
+	}
 	r.Simulated = slices.Clone(req.Inputs.Simulated)
+	chain := chain{run: from.Run, made: map[schemas.Digest]bool{}}
+	compared := map[schemas.Digest]bool{} // suites that the run's prompts were compared with
 	for _, stage := range schemas.Stages {
 		if !stage.Before(from.Stage) {
 			break
@@ -106,8 +115,8 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 		err := shard.GetJSON(ctx, a.store, schemas.ManifestObject(from.Run, stage), &m)
 		if schemas.KindOf(err) == schemas.NotFound {
 			if slices.Contains(needed(req.Spec), stage) {
-				return r, schemas.Errorf(op, string(from.Run), schemas.InvalidInput, "its stage %s has not ended", stage).
-					WithHint("Begin at an earlier stage, or with another run.")
+				return r, schemas.Errorf(op, string(from.Run), schemas.InvalidInput, "there is no such run, or its stage %s has not ended", stage).
+					WithHint("Check its ID; begin at an earlier stage, or with another run.")
 			}
 			continue
 		}
@@ -115,13 +124,23 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 			return r, err
 		}
 		plan, err := a.loadPlan(ctx, m.Plan)
+		if schemas.KindOf(err) == schemas.Conflict {
+			return r, schemas.Errorf(op, string(from.Run), schemas.InvalidInput, "its stage %s is planned anew", stage).
+				WithHint("Wait until it has ended the stage, or begin at an earlier one.")
+		}
 		if err != nil {
 			return r, err
+		}
+		for _, in := range plan.Inputs.Suites {
+			compared[in.Shard.Digest] = true
 		}
 		for _, name := range plan.Inputs.Simulated {
 			if !slices.Contains(r.Simulated, name) {
 				r.Simulated = append(r.Simulated, name)
 			}
+		}
+		if err := chain.check(m, plan); err != nil {
+			return r, err
 		}
 		taken := *plan
 		taken.Run, taken.From = req.Run, from.Run
@@ -133,7 +152,49 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 		r.Sums = append(r.Sums, sum)
 	}
 	slices.Sort(r.Simulated)
+	for _, in := range inputs.Suites {
+		if !compared[in.Shard.Digest] {
+			r.Notes = append(r.Notes, fmt.Sprintf("suite %s was not compared with what run %s trains on: its prompts may stand in it", in.Name, from.Run))
+		}
+	}
 	return r, nil
+}
+
+// chain checks that what is taken of a run belongs together: started again, a run replaces
+// its stages' results one after the other.
+type chain struct {
+	run  schemas.RunID
+	made map[schemas.Digest]bool // what the stages so far read and wrote
+	last []schemas.ShardRef      // what the teacher wrote
+}
+
+func (c *chain) check(m schemas.Manifest, plan *schemas.Plan) error {
+	begins := len(c.made) == 0
+	for i, t := range plan.Tasks {
+		for k, in := range t.Inputs {
+			// The completions of a task stand at the same place as in the stage before.
+			moved := m.Stage == schemas.StageFilter && k == 0 && c.last != nil && (i >= len(c.last) || c.last[i].Digest != in.Digest)
+			suite := m.Stage == schemas.StageSample
+			if !begins && !suite && !c.made[in.Digest] || moved {
+				return schemas.Errorf("begin with run", string(c.run), schemas.InvalidInput, "it was started again, and its stage %s has not ended since", m.Stage).
+					WithHint("Wait for it, or begin at stage %s.", m.Stage)
+			}
+		}
+	}
+	for _, t := range plan.Tasks {
+		for _, in := range t.Inputs {
+			c.made[in.Digest] = true
+		}
+	}
+	for _, refs := range m.Outputs {
+		for _, ref := range refs {
+			c.made[ref.Digest] = true
+		}
+	}
+	if m.Stage == schemas.StageSynthesize {
+		c.last = m.Outputs[schemas.OutputCompletions]
+	}
+	return nil
 }
 
 // writeAdopted writes plan and manifest of a stage that the run doesn't pass.
@@ -178,15 +239,17 @@ func newManifest(req AdoptRequest, stage schemas.Stage) schemas.Manifest {
 // time.
 type dataset struct {
 	store    shard.Store
+	suites   *prompts.Suites
 	input    schemas.Input
 	plan     schemas.Plan
 	manifest schemas.Manifest
 	rows     map[schemas.Category][]prompts.Answered
+	parts    map[schemas.Category]int // of the file
 }
 
 // The version changes when the same file gives other rows.
 const (
-	datasetVersion = 1
+	datasetVersion = 2
 	datasetRows    = 2_000 // of a shard
 )
 
@@ -201,6 +264,9 @@ func (a *Activities) adoptDataset(ctx context.Context, req AdoptRequest, inputs 
 		store: a.store, rows: map[schemas.Category][]prompts.Answered{}, manifest: newManifest(req, stage),
 		plan: schemas.Plan{Run: req.Run, Stage: stage, Spec: req.Spec, Inputs: inputs},
 	}
+	if d.suites, err = a.suites(ctx, inputs.Suites); err != nil {
+		return sum, err
+	}
 	dir, err := os.MkdirTemp(a.workRoot(), "dataset-*")
 	if err != nil {
 		return sum, schemas.E("import data set", "", schemas.Unavailable, err)
@@ -211,7 +277,7 @@ func (a *Activities) adoptDataset(ctx context.Context, req AdoptRequest, inputs 
 		if _, err := a.store.GetFile(ctx, in.Object, path); err != nil {
 			return sum, err
 		}
-		d.input = in
+		d.input, d.parts = in, map[schemas.Category]int{}
 		err := scanAnswered(path, in.Name, in.Import, func(r prompts.Answered) error {
 			d.rows[r.Category] = append(d.rows[r.Category], r)
 			if len(d.rows[r.Category]) == datasetRows {
@@ -237,29 +303,30 @@ func (d *dataset) write(ctx context.Context, category schemas.Category) error {
 	if d.rows[category] = nil; len(rows) == 0 {
 		return nil
 	}
-	part := len(d.plan.Tasks) + 1
+	d.parts[category]++
 	l := lineage{
 		Stage: d.plan.Stage, Version: []any{"data set", datasetVersion}, Inputs: []schemas.Digest{d.input.Digest},
-		Params: map[string]any{"import": prompts.Meaning(d.input.Name, d.input.Import), "category": category, "part": part},
+		Params: map[string]any{
+			"import": prompts.Meaning(d.input.Name, d.input.Import), "category": category, "part": d.parts[category],
+			"suites": suiteDigests(d.plan.Inputs.Suites),
+		},
 	}
-	n := int64(len(rows))
-	ledger := schemas.Ledger{Planned: n, Kept: n}
-	name := title("%s of %s, part %d", category, filepath.Base(d.input.Name), part)
-	if d.plan.Stage == schemas.StageSynthesize {
-		t := newTask(name, n, l, schemas.OutputCompletions)
-		t.Category = category
-		completions := make([]schemas.Completion, n)
-		for i, r := range rows {
-			cot, answer, _ := llm.SplitCoT(r.Target, "")
-			completions[i] = schemas.Completion{
-				ID: string(schemas.DigestOf([]any{r.ID, r.Target})[:24]), Prompt: r.Prompt, Model: schemas.ModelIdentity(r.Source), CoT: cot, Answer: answer, FinishReason: "stop",
-			}
+	ledger := schemas.Ledger{Planned: int64(len(rows))}
+	rows = slices.DeleteFunc(rows, func(r prompts.Answered) bool {
+		if d.suites.Contaminate(r.Prompt) {
+			ledger.Count(schemas.ReasonContaminated)
+			return true
 		}
-		return writeOwn(ctx, d, t, 0, completions, ledger)
+		ledger.Count("")
+		return false
+	})
+	name := title("%s of %s, part %d", category, filepath.Base(d.input.Name), d.parts[category])
+	if d.plan.Stage == schemas.StageSynthesize {
+		return d.writeCompletions(ctx, category, name, l, rows, ledger)
 	}
-	t := newTask(name, n, l, schemas.OutputExamples, schemas.OutputRLPrompts)
+	t := newTask(name, ledger.Planned, l, schemas.OutputExamples, schemas.OutputRLPrompts)
 	t.Category = category
-	examples, rl := make([]schemas.Example, n), make([]schemas.RLPrompt, n)
+	examples, rl := make([]schemas.Example, len(rows)), make([]schemas.RLPrompt, len(rows))
 	for i, r := range rows {
 		examples[i] = schemas.Example{
 			Prompt: r.Messages, Completion: []schemas.Message{{Role: "assistant", Content: r.Target}}, PromptID: r.ID,
@@ -274,12 +341,49 @@ func (d *dataset) write(ctx context.Context, category schemas.Category) error {
 	return writeOwn(ctx, d, t, 1, rl, schemas.Ledger{})
 }
 
+// writeCompletions writes conversations as the samples of their prompts, which stand as the
+// task's input.
+func (d *dataset) writeCompletions(ctx context.Context, category schemas.Category, name string, l lineage, rows []prompts.Answered, ledger schemas.Ledger) error {
+	completions := make([]schemas.Completion, len(rows))
+	samples := map[string]int32{}
+	var asked []schemas.Prompt
+	for i, r := range rows {
+		if samples[r.ID] == 0 {
+			asked = append(asked, r.Prompt)
+		}
+		cot, answer, _ := llm.SplitCoT(r.Target, "")
+		completions[i] = schemas.Completion{
+			ID:     string(schemas.DigestOf([]any{r.ID, r.Target, samples[r.ID]})[:24]),
+			Prompt: r.Prompt, Model: schemas.ModelIdentity(r.Source), Sample: samples[r.ID], CoT: cot, Answer: answer, FinishReason: "stop",
+		}
+		samples[r.ID]++
+	}
+	of := l.of(schemas.OutputPrompts)
+	ref, err := shard.Write(ctx, d.store, schemas.StagePrompts, of.key(), asked, schemas.Ledger{Planned: int64(len(asked)), Kept: int64(len(asked))}, of)
+	if err != nil {
+		return err
+	}
+	t := newTask(name, ledger.Planned, l, schemas.OutputCompletions)
+	t.Category, t.Inputs = category, []schemas.ShardRef{ref}
+	return writeOwn(ctx, d, t, 0, completions, ledger)
+}
+
+func suiteDigests(suites []schemas.Input) (out []schemas.Digest) {
+	for _, in := range suites {
+		out = append(out, in.Shard.Digest)
+	}
+	return out
+}
+
 // writeOwn writes rows as a task's output. The first one stands for the task.
 func writeOwn[T any](ctx context.Context, d *dataset, t schemas.Task, output int, rows []T, ledger schemas.Ledger) error {
 	o := t.Outputs[output]
 	ref, err := shard.Write(ctx, d.store, d.plan.Stage, o.Key, rows, ledger, t.Lineage)
 	if err != nil {
 		return err
+	}
+	if ref.Rows != int64(len(rows)) {
+		return schemas.Errorf("import data set", d.input.Name, schemas.Internal, "shard %s has %d rows, not %d", ref.Object, ref.Rows, len(rows))
 	}
 	d.manifest.Outputs[o.Kind] = append(d.manifest.Outputs[o.Kind], ref)
 	if output > 0 {

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -58,7 +59,7 @@ func TestARunBeginsWithAnother(t *testing.T) {
 	spec.From = schemas.FromSpec{Stage: schemas.StageSFT, Run: "nobody"}
 	w := newWorld(t, spec, options{models: models, store: first.store, run: "lost"}).imports()
 	_, err := call[AdoptResult](w, w.Adopt, AdoptRequest{Run: w.run, Spec: w.spec, Inputs: w.inputs})
-	if f := failure(t, err); f.Type() != string(schemas.InvalidInput) || !strings.Contains(f.Message(), "begin with run nobody: its stage curate has not ended") {
+	if f := failure(t, err); f.Type() != string(schemas.InvalidInput) || !strings.Contains(f.Message(), "begin with run nobody: there is no such run, or its stage curate has not ended") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -114,6 +115,12 @@ func TestADataSetIsJudged(t *testing.T) {
 	})
 	w := newWorld(t, own(t, schemas.StageFilter), options{models: models}).begins()
 	w.stage(schemas.StageFilter)
+	defer func() {
+		w.stage(schemas.StageCurate)
+		if n := len(rows[schemas.RLPrompt](w, schemas.StageCurate, schemas.OutputRLPrompts)); n != 3 || w.sums[2].Ledger.Kept != 2 {
+			t.Errorf("%d prompts for RL, curated as %s", n, w.sums[2].Ledger)
+		}
+	}()
 	if calls := models.calls(); calls["teacher"] != 0 || calls["judge"] == 0 {
 		t.Errorf("calls: %v", calls)
 	}
@@ -169,5 +176,78 @@ func TestConversationsThatAreNone(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Many rows, files that come and go: every row is there once.
+func TestADataSetOfManyParts(t *testing.T) {
+	t.Parallel()
+	file := func(name string, n int) schemas.Import {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `{"messages":[{"role":"user","content":"%s %d"},{"role":"assistant","content":"a"}],"category":"violence","intent":"benign"}`+"\n", name, i)
+		}
+		return schemas.Import{Path: filepath.Join(write(t, map[string]string{name + ".jsonl": b.String()}), name+".jsonl")}
+	}
+	large, small := file("large", 2*datasetRows), file("small", 3)
+	spec := own(t, schemas.StageSFT)
+	store := shard.NewMemory()
+	for i, files := range [][]schemas.Import{{large}, {small, large}, {large, small}} {
+		spec.From.Dataset = files
+		w := newWorld(t, spec, options{store: store, run: schemas.RunID(fmt.Sprint(i))}).begins()
+		seen := map[string]bool{}
+		for _, e := range rows[schemas.Example](w, schemas.StageCurate, schemas.OutputExamples) {
+			seen[e.Prompt[0].Content] = true
+		}
+		want := 2 * datasetRows
+		if len(files) > 1 {
+			want += 3
+		}
+		if len(seen) != want || w.sums[0].Ledger.Kept != int64(want) {
+			t.Errorf("%d rows of %d, the ledger says %s", len(seen), want, w.sums[0].Ledger)
+		}
+	}
+}
+
+// A run that was started again, and hasn't come as far since, is no run to begin with: its
+// manifests don't belong together.
+func TestARunUnderWayIsNotTaken(t *testing.T) {
+	t.Parallel()
+	first := newWorld(t, imported(t, fivePrompts()...), options{}).stages(dataStages...)
+	first.flush()
+	other := imported(t, fivePrompts()[:3]...)
+	again := newWorld(t, other, options{store: first.store, run: first.run}).stages(schemas.StagePrompts, schemas.StageSynthesize)
+	spec := again.spec
+	spec.From = schemas.FromSpec{Stage: schemas.StageCurate, Run: first.run}
+	w := newWorld(t, spec, options{store: first.store, run: "second"}).imports()
+	_, err := call[AdoptResult](w, w.Adopt, AdoptRequest{Run: w.run, Spec: w.spec, Inputs: w.inputs})
+	if f := failure(t, err); !strings.Contains(f.Message(), "it was started again, and its stage filter has not ended since") {
+		t.Errorf("got %v", err)
+	}
+	again.stage(schemas.StageFilter)
+	w = newWorld(t, spec, options{store: first.store, run: "third"}).begins()
+	w.stage(schemas.StageCurate)
+	if kept := w.sums[3].Ledger.Kept; kept != 3 {
+		t.Errorf("%d examples", kept)
+	}
+}
+
+// What a suite holds is not trained on, and where nobody compared them it is said.
+func TestSuitesAreComparedWithWhatIsTaken(t *testing.T) {
+	t.Parallel()
+	held := filepath.Join(write(t, map[string]string{"held.jsonl": jsonl(t, prompt{Category: "violence", Intent: schemas.IntentBenign, Text: "Why?"})}), "held.jsonl")
+	spec := own(t, schemas.StageSFT)
+	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: held}}}
+	w := newWorld(t, spec, options{}).begins()
+	if got := w.sums[0].Ledger; got.Kept != 2 || got.Rejected[schemas.ReasonContaminated] != 1 {
+		t.Errorf("taken as %s", got)
+	}
+	first := newWorld(t, imported(t, fivePrompts()...), options{store: w.store, run: "first"}).stages(dataStages...)
+	spec = first.spec
+	spec.From, spec.Evaluate = schemas.FromSpec{Stage: schemas.StageSFT, Run: "first"}, schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: held}}}
+	w = newWorld(t, spec, options{store: w.store, run: "second"}).imports()
+	r, err := call[AdoptResult](w, w.Adopt, AdoptRequest{Run: w.run, Spec: w.spec, Inputs: w.inputs})
+	if err != nil || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "suite held was not compared") {
+		t.Errorf("%v: %q", err, r.Notes)
 	}
 }

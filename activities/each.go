@@ -65,7 +65,9 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 			return
 		}
 		failed++
-		first = cmp.Or(first, err)
+		if first == nil || !schemas.KindOf(first).Retryable() && schemas.KindOf(err).Retryable() {
+			first = err // one that trying again may mend stands for all
+		}
 		if tripped := w.trip.fail(err); tripped != nil && !stopsAll(err) {
 			err = tripped
 		}

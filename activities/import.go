@@ -17,6 +17,7 @@ import (
 
 	"precept/examples"
 	"precept/internal/config"
+	"precept/internal/judge"
 	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/prompts"
@@ -58,7 +59,7 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 			return ref, err
 		}
 	}
-	if !spec.Evaluate.Skip && (spec.Passes(schemas.StagePrompts) || spec.Passes(schemas.StageSample)) {
+	if !spec.Evaluate.Skip && (spec.Passes(schemas.StagePrompts) || spec.Passes(schemas.StageSample) || len(spec.From.Dataset) > 0) {
 		if inputs.Suites, err = a.importFiles(ctx, spec.Evaluate.Suites, examples.Suites, p, 0, asSuite); err != nil {
 			return ref, err
 		}
@@ -98,23 +99,28 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 type role struct {
 	field, name string
 	endpoint    llm.Endpoint
-	err         error // it is not configured
+	asks        llm.Request // how it is asked
+	err         error       // it is not configured
 }
+
+// hosted reports whether others serve its model, and may change it.
+func (r role) hosted() bool { return r.err == nil && !r.endpoint.Simulated && r.endpoint.Weights == "" }
 
 // usedEndpoints lists the endpoints that the run asks.
 func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 	for _, r := range []struct {
 		stage       schemas.Stage
 		field, name string
+		asks        llm.Request
 	}{
-		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher},
-		{schemas.StageFilter, "filter.judge", spec.Filter.Judge},
-		{schemas.StageRL, "rl.judge", spec.RL.Judge},
-		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader},
+		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
+		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageRL, "rl.judge", spec.RL.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
 	} {
 		if spec.Passes(r.stage) {
 			e, err := a.endpoint(r.name)
-			used = append(used, role{r.field, r.name, e, err})
+			used = append(used, role{r.field, r.name, e, r.asks, err})
 		}
 	}
 	return used
@@ -138,7 +144,7 @@ func (a *Activities) checkEndpoints(used []role) (simulated []string, err error)
 // hosted lists the endpoints whose models others serve, and may change.
 func hosted(used []role) (names []string) {
 	for _, r := range used {
-		if !r.endpoint.Simulated && r.endpoint.Weights == "" {
+		if r.hosted() {
 			names = append(names, r.name)
 		}
 	}

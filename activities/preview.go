@@ -67,6 +67,9 @@ func Preview(ctx context.Context, c config.Config, store shard.Store, journal *s
 		if err != nil {
 			return nil, fmt.Errorf("stage %s: %w", stage, err)
 		}
+		if s.Estimated == "" {
+			s.Estimated = p.stale
+		}
 		p.price(&s)
 		stages = append(stages, s)
 	}
@@ -85,6 +88,7 @@ type preview struct {
 	scale  float64 // of what the tasks that were looked at stand for
 	absent float64 // units that the next stage would have beside those looked at
 	lost   bool    // what the stages from here on begin with isn't known
+	stale  string  // why the inputs may be others by now
 }
 
 // past is a stage of the run that is compared with.
@@ -107,6 +111,9 @@ func (p *preview) readLike(ctx context.Context) error {
 			return err
 		}
 		plan, err := p.loadPlan(ctx, m.Plan)
+		if schemas.KindOf(err) == schemas.Conflict {
+			continue // it is planned anew just now
+		}
 		if err != nil {
 			return err
 		}
@@ -120,27 +127,31 @@ func (p *preview) readLike(ctx context.Context) error {
 	return nil
 }
 
-// readInputs takes the other run's inputs where the spec names the same ones; what is new
-// is read as the run would.
+// readInputs reads what the run would read. Where that can't be read from here, since paths
+// are the worker's, the other run's inputs stand for it if the spec names the same ones.
 func (p *preview) readInputs(ctx context.Context) (err error) {
 	named := func(s schemas.RunSpec) schemas.Digest {
 		return schemas.DigestOf([]any{s.Policy, s.Prompts.Imports, s.Prompts.Limit, s.Evaluate.Suites, s.Evaluate.Skip, s.From})
 	}
 	req := ImportRequest{Run: p.Run, Spec: p.Spec}
-	p.inputs = schemas.InputsRef{}
-	for _, l := range p.like {
-		if named(l.plan.Spec) == named(p.Spec) && l.plan.Inputs.Policy != "" {
-			p.inputs, err = p.putInputs(ctx, req, l.plan.Inputs)
-			break
+	if p.inputs, err = p.importAll(ctx, req); err != nil {
+		unread := err
+		for _, l := range p.like {
+			if named(l.plan.Spec) == named(p.Spec) {
+				p.inputs, err = p.putInputs(ctx, req, l.plan.Inputs)
+				p.stale = fmt.Sprintf("policy and files are those that run %s read, since they can't be read here (%v)", p.Like, unread)
+				break
+			}
 		}
-	}
-	if p.inputs.Object == "" && err == nil {
-		p.inputs, err = p.importAll(ctx, req)
 	}
 	if err != nil || p.Spec.From.Stage == "" {
 		return err
 	}
 	adopted, err := p.adopt(ctx, AdoptRequest{Run: p.Run, Spec: p.Spec, Inputs: p.inputs})
+	if schemas.KindOf(err) == schemas.NotFound {
+		p.lost = true // a model whose weights are not known here
+		return nil
+	}
 	p.sums = adopted.Sums
 	return err
 }
@@ -148,7 +159,7 @@ func (p *preview) readInputs(ctx context.Context) (err error) {
 // How many tasks of a stage are looked at: all of a few, else some that stand for the
 // others.
 const (
-	fewTasks  = 32
+	fewTasks  = 48
 	someTasks = 16
 )
 
@@ -159,7 +170,7 @@ func (p *preview) stage(ctx context.Context, stage schemas.Stage) (s StagePrevie
 		return s, nil
 	}
 	if stage == schemas.StageSynthesize && p.Spec.Quota.Accepted > 0 {
-		first, err := p.draw(ctx, DrawRequest{Run: p.Run, Spec: p.Spec, Sums: p.sums})
+		first, err := p.draw(ctx, DrawRequest{Run: p.Run, Spec: p.Spec, Sums: p.sums, First: true})
 		if err != nil {
 			return s, err
 		}
@@ -197,11 +208,11 @@ func (p *preview) stage(ctx context.Context, stage schemas.Stage) (s StagePrevie
 		p.lost, s.Works = true, true
 		return s, nil
 	}
-	if len(todo) > 0 && len(plan.Tasks) > fewTasks {
-		if ref, plan, err = p.some(ctx, stage, plan); err != nil {
+	if len(todo) > fewTasks {
+		if ref, plan, err = p.some(ctx, stage, plan, todo); err != nil {
 			return s, err
 		}
-		s.Estimated = fmt.Sprintf("by %d of its %d tasks", len(plan.Tasks), s.Tasks)
+		s.Estimated = fmt.Sprintf("by %d of its %d tasks that are not found", len(plan.Tasks), len(todo))
 	}
 	missing, planned, err := p.look(ctx, plan, &s)
 	if err != nil {
@@ -213,21 +224,21 @@ func (p *preview) stage(ctx context.Context, stage schemas.Stage) (s StagePrevie
 	}
 	p.sums = append(p.sums, sum)
 	p.follow(&s, missing, planned)
-	if s.Most > 0 && p.Spec.Quota.Accepted > 0 {
-		s.Estimated = "the quota's first round alone"
+	if p.Spec.Quota.Accepted > 0 && stage != schemas.StagePrompts {
+		s.Estimated = "the quota's first round alone; it may take more"
 	}
 	return s, nil
 }
 
-// some keeps tasks of a plan, spread evenly, that stand for all.
-func (p *preview) some(ctx context.Context, stage schemas.Stage, plan *schemas.Plan) (ref schemas.PlanRef, few *schemas.Plan, err error) {
+// some keeps tasks of those to do, spread evenly, that stand for all of them.
+func (p *preview) some(ctx context.Context, stage schemas.Stage, plan *schemas.Plan, todo []int) (ref schemas.PlanRef, few *schemas.Plan, err error) {
 	few = new(schemas.Plan)
 	*few = *plan
 	few.Tasks = nil
 	for i := range someTasks {
-		few.Tasks = append(few.Tasks, plan.Tasks[i*len(plan.Tasks)/someTasks])
+		few.Tasks = append(few.Tasks, plan.Tasks[todo[i*len(todo)/someTasks]])
 	}
-	p.scale *= float64(len(plan.Tasks)) / someTasks
+	p.scale *= float64(len(todo)) / someTasks
 	ref = schemas.PlanRef{Object: schemas.PlanObject(p.Run, stage), Digest: schemas.DigestOf(few), Tasks: len(few.Tasks)}
 	for _, t := range few.Tasks {
 		ref.Planned += t.Planned

@@ -38,10 +38,7 @@ func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
 			total += n
 		}
 	}
-	var suites []schemas.Digest
-	for _, in := range p.inputs.Suites {
-		suites = append(suites, in.Shard.Digest)
-	}
+	suites := suiteDigests(p.inputs.Suites)
 	l := lineage{
 		Stage: schemas.StagePrompts, Version: promptsVersion, Inputs: inputs,
 		Params: map[string]any{
@@ -88,7 +85,7 @@ func doPrompts(ctx context.Context, w *work) error {
 		return schemas.E("import prompts", dir, schemas.Unavailable, err)
 	}
 	defer os.RemoveAll(dir)
-	suites, err := w.suites(ctx)
+	suites, err := w.suites(ctx, w.plan.Inputs.Suites)
 	if err != nil {
 		return err
 	}
@@ -107,10 +104,10 @@ func doPrompts(ctx context.Context, w *work) error {
 }
 
 // suites reads what the evaluation suites consist of.
-func (w *work) suites(ctx context.Context) (*prompts.Suites, error) {
+func (a *Activities) suites(ctx context.Context, inputs []schemas.Input) (*prompts.Suites, error) {
 	var all []schemas.Prompt
-	for _, in := range w.plan.Inputs.Suites {
-		rows, err := shard.Read[schemas.Prompt](ctx, w.store, *in.Shard)
+	for _, in := range inputs {
+		rows, err := shard.Read[schemas.Prompt](ctx, a.store, *in.Shard)
 		if err != nil {
 			return nil, err
 		}

@@ -20,6 +20,7 @@ type DrawRequest struct {
 	Run   schemas.RunID      `json:"run"`
 	Spec  schemas.RunSpec    `json:"spec"`
 	Sums  []schemas.StageSum `json:"sums"` // up to prompts, or to the filter of the round before
+	First bool               `json:"first"`
 	Draws []schemas.Draw     `json:"draws"`
 }
 
@@ -45,7 +46,7 @@ func (a *Activities) Draw(ctx context.Context, req DrawRequest) (DrawResult, err
 
 func (a *Activities) draw(ctx context.Context, req DrawRequest) (r DrawResult, err error) {
 	want := int64(req.Spec.Quota.Accepted)
-	if req.Draws == nil {
+	if req.First {
 		pools, err := a.pools(ctx, req.Sums, req.Spec.Quota.ByIntent)
 		if err != nil {
 			return r, err
@@ -116,6 +117,7 @@ func (a *Activities) pools(ctx context.Context, sums []schemas.StageSum, byInten
 	if err != nil {
 		return nil, err
 	}
+	// A group whose prompts have all been rejected has a pool of none, and falls short.
 	for i, o := range plan.Tasks[0].Outputs {
 		for intent, n := range counts[i] {
 			k := slices.IndexFunc(pools, func(d schemas.Draw) bool { return d.Category == o.Category && d.Intent == intent })
@@ -140,13 +142,16 @@ func (a *Activities) promptCounts(ctx context.Context, refs []schemas.ShardRef, 
 			counts[i] = map[schemas.Intent]int64{"": ref.Ledger.Kept}
 			continue
 		}
-		prompts, err := keptPrompts(ctx, a.store, ref)
+		prompts, err := shard.Read[schemas.Prompt](ctx, a.store, ref)
 		if err != nil {
 			return nil, err
 		}
 		counts[i] = map[schemas.Intent]int64{}
 		for _, p := range prompts {
-			counts[i][p.Intent]++
+			counts[i][p.Intent] += 0
+			if p.Reason == "" {
+				counts[i][p.Intent]++
+			}
 		}
 	}
 	return counts, nil

@@ -34,7 +34,7 @@ func (w *world) rounds() (draws []schemas.Draw) {
 	w.t.Helper()
 	w.imports().stage(schemas.StagePrompts)
 	for {
-		r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, Draws: w.draws})
+		r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, First: w.draws == nil, Draws: w.draws})
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -121,6 +121,27 @@ func TestAQuotaFallsShort(t *testing.T) {
 	// It has ended because no prompt is left, not because of the rounds.
 	if len(draws[0].Taken) != 1 {
 		t.Errorf("got %+v", draws)
+	}
+}
+
+// A group of which nothing is left falls short too.
+func TestAQuotaOfNothing(t *testing.T) {
+	t.Parallel()
+	spec := imported(t, fivePrompts()[0])
+	spec.Quota = schemas.QuotaSpec{Accepted: 1, ByIntent: true}
+	dir := write(t, map[string]string{"held.jsonl": jsonl(t, fivePrompts()[0])})
+	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
+	w := newWorld(t, spec, options{})
+	w.imports().stage(schemas.StagePrompts)
+	r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, First: true})
+	if err != nil || len(r.Draws) != 1 || r.Draws[0].Pool != 0 || r.Draws[0].Last() != 0 {
+		t.Errorf("%v: %+v", err, r)
+	}
+	w.draws = r.Draws
+	w.stage(schemas.StageSynthesize)
+	w.stage(schemas.StageFilter)
+	if r, err = call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, Draws: w.draws}); err != nil || !r.Done {
+		t.Errorf("%v: %+v", err, r)
 	}
 }
 

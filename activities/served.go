@@ -3,19 +3,31 @@ package activities
 import (
 	"context"
 	"fmt"
-	"slices"
+	"time"
 
 	"precept/internal/llm"
 	"precept/internal/shard"
 	"precept/schemas"
 )
 
-// servedRecord is what was answering under a model identity so far. Answers are kept under
-// the identity, whose revision people set: what the endpoint says itself may change all the
-// same, and must be seen before recorded answers are used beside new ones.
+// servedRecord is what was answering under a model identity, the last one last. Answers are
+// kept under the identity, whose revision people set: what the endpoint says itself may
+// change all the same, and is to be seen before recorded answers are used beside new ones.
 type servedRecord struct {
 	Identity schemas.ModelIdentity `json:"identity"`
-	By       []llm.Served          `json:"by"`
+	By       []servedSince         `json:"by"`
+}
+
+type servedSince struct {
+	llm.Served
+	Since time.Time `json:"since"`
+}
+
+func (r servedRecord) last() llm.Served {
+	if len(r.By) == 0 {
+		return llm.Served{}
+	}
+	return r.By[len(r.By)-1].Served
 }
 
 func servedObject(identity schemas.ModelIdentity) string {
@@ -23,7 +35,8 @@ func servedObject(identity schemas.ModelIdentity) string {
 }
 
 // Served asks the hosted models of a run who they are, and tells what has changed since
-// answers were recorded.
+// answers were last recorded. An endpoint that doesn't answer is only noted: the run may
+// have all its answers already.
 func (a *Activities) Served(ctx context.Context, spec schemas.RunSpec) (schemas.Served, error) {
 	beat := startBeat(ctx)
 	defer beat.stop()
@@ -32,31 +45,40 @@ func (a *Activities) Served(ctx context.Context, spec schemas.RunSpec) (schemas.
 }
 
 func (a *Activities) served(ctx context.Context, spec schemas.RunSpec) (s schemas.Served, err error) {
-	for _, name := range hosted(a.usedEndpoints(spec)) {
-		client, err := a.client(name)
-		if err != nil {
-			return s, err
-		}
-		now, err := client.Probe(ctx)
-		if err != nil {
-			return s, err
-		}
-		identity := client.Endpoint().Identity()
-		record, _, err := a.servedBy(ctx, identity)
-		if err != nil {
-			return s, err
-		}
-		if len(record.By) == 0 || slices.Contains(record.By, now) {
+	asked := map[string]bool{}
+	for _, r := range a.usedEndpoints(spec) {
+		if asked[r.name] || !r.hosted() {
 			continue
 		}
-		change := fmt.Sprintf("endpoint %s (%s) answers as %s, and was %s when answers were recorded", name, identity, now, record.By[len(record.By)-1])
-		if slices.ContainsFunc(record.By, func(was llm.Served) bool { return was.Model == now.Model }) {
-			s.Notes = append(s.Notes, change)
-		} else {
-			s.Changed = append(s.Changed, change)
+		asked[r.name] = true
+		client, err := a.client(r.name)
+		if err != nil {
+			return s, err
+		}
+		record, _, err := a.servedBy(ctx, client.Endpoint().Identity())
+		if err != nil {
+			return s, err
+		}
+		was := record.last()
+		if was.Model == "" {
+			continue // nothing is recorded yet
+		}
+		now, err := client.Probe(ctx, r.asks)
+		switch {
+		case err != nil:
+			s.Notes = append(s.Notes, fmt.Sprintf("endpoint %s did not say which model answers: %v", r.name, err))
+		case now == was:
+		case now.Model == was.Model:
+			s.Notes = append(s.Notes, changedModel(r, now, was))
+		default:
+			s.Changed = append(s.Changed, changedModel(r, now, was))
 		}
 	}
 	return s, nil
+}
+
+func changedModel(r role, now, was llm.Served) string {
+	return fmt.Sprintf("endpoint %s (%s) answers as %s, and was %s when answers were recorded", r.name, r.endpoint.Identity(), now, was)
 }
 
 // servedBy reads what was answering under an identity, and the record's ETag.
@@ -81,38 +103,28 @@ func (a *Activities) recordServed(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	for _, c := range clients {
-		for _, served := range c.Seen() {
-			if err := a.addServed(ctx, c.Endpoint().Identity(), served); err != nil {
-				return err
-			}
+		if err := a.addServed(ctx, c.Endpoint().Identity(), c.Last()); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 func (a *Activities) addServed(ctx context.Context, identity schemas.ModelIdentity, served llm.Served) error {
-	type known struct {
-		identity schemas.ModelIdentity
-		served   llm.Served
-	}
-	k := known{identity, served}
-	if _, ok := a.recorded.Load(k); ok {
+	if known, _ := a.recorded.Load(identity); served.Model == "" || known == served {
 		return nil
 	}
 	for {
 		record, etag, err := a.servedBy(ctx, identity)
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(record.By, served) {
-			record.By = append(record.By, served)
+		if err == nil && record.last() != served {
+			record.By = append(record.By, servedSince{served, time.Now().UTC()})
 			err = shard.PutJSON(ctx, a.store, servedObject(identity), record, shard.PutOptions{IfMatch: etag, IfNoneMatch: etag == ""})
 		}
 		if schemas.KindOf(err) == schemas.Conflict {
 			continue // another worker has added to it
 		}
 		if err == nil {
-			a.recorded.Store(k, true)
+			a.recorded.Store(identity, served)
 		}
 		return err
 	}

@@ -48,11 +48,20 @@ func TestAnotherModelIsNoticed(t *testing.T) {
 	if s := look(); len(s.Changed) != 1 || !strings.Contains(s.Changed[0], "answers as gpt-2") {
 		t.Errorf("another model: %+v", s)
 	}
-	// The probe is not journaled, and asks for little.
-	for _, q := range models.take() {
-		if q.last() == "Say OK." && len(q.Messages) != 1 {
-			t.Errorf("asked %+v", q)
+	// The probe is asked as the teacher is, and its answer is kept nowhere.
+	w.flush()
+	for key, raw := range objects(t, w.store, "journal/") {
+		if strings.Contains(raw, "Say OK.") {
+			t.Errorf("%s holds the probe", key)
 		}
+	}
+	if probes := models.take(); len(probes) == 0 || probes[len(probes)-1].last() != "Say OK." {
+		t.Errorf("asked %+v", probes)
+	}
+	// An endpoint that is away doesn't stop a run that may have all its answers.
+	models.says(func(question) *reply { return &reply{status: 401, text: "no such key"} })
+	if s := look(); len(s.Changed) != 0 || len(s.Notes) != 1 || !strings.Contains(s.Notes[0], "endpoint teacher did not say which model answers") {
+		t.Errorf("an endpoint that is away: %+v", s)
 	}
 }
 

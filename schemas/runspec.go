@@ -101,8 +101,8 @@ type FilterSpec struct {
 // filter kept. Prompts are then drawn from the imported ones in rounds, as many as the
 // counts so far make likely to be enough.
 type QuotaSpec struct {
-	Accepted int  `json:"accepted,omitempty" jsonschema:"description=Examples that each category ends with; 0 sets no quota: all prompts are used"`
-	ByIntent bool `json:"by_intent,omitempty" jsonschema:"description=The number is for each intent of a category"`
+	Accepted int  `json:"accepted,omitempty" jsonschema:"description=Examples that each category ends with for which prompts are imported; 0 sets no quota: all prompts are used"`
+	ByIntent bool `json:"by_intent,omitempty" jsonschema:"description=The number is for each intent that a category's imported prompts have"`
 	Rounds   int  `json:"rounds,omitempty" jsonschema:"default=5,description=Most rounds before the run waits and says what falls short"`
 }
 
@@ -374,6 +374,9 @@ func (s RunSpec) Validate() error {
 	v.between("filter.threshold", *s.Filter.Threshold, 0, 1)
 	v.atLeast("filter.max_tokens", int64(s.Filter.MaxTokens), 1)
 	v.atLeast("quota.accepted", int64(s.Quota.Accepted), 0)
+	if s.Quota.Accepted > 0 && s.Curate.MaxExamples > 0 {
+		v.add("curate.max_examples", "bounds a shard, which a quota can't be met with; use quota alone")
+	}
 	v.between("quota.rounds", float64(s.Quota.Rounds), 1, 20)
 	v.atLeast("curate.max_examples", int64(s.Curate.MaxExamples), 0)
 	v.atLeast("sft.epochs", int64(s.SFT.Epochs), 1)

@@ -186,7 +186,7 @@ func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
 	if err != nil {
 		return err
 	}
-	f.carried.Notes = served.Notes
+	f.carried.Notes = append(f.carried.Notes, served.Notes...)
 	f.show(ctx)
 	if len(served.Changed) == 0 {
 		return nil
@@ -212,7 +212,8 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 	if err != nil {
 		return err
 	}
-	f.carried.Sums, inputs.Simulated = result.Sums, result.Simulated
+	f.carried.Sums, inputs.Simulated, f.carried.Notes = result.Sums, result.Simulated, result.Notes
+	f.stages = nil // after a retry they were taken before
 	for _, s := range result.Sums {
 		f.stages = append(f.stages, closedStage(s))
 	}

@@ -116,7 +116,7 @@ func (f *factory) wait(ctx workflow.Context, opening schemas.Opening) (answer, e
 	f.show(ctx)
 	decided := func() bool { return f.answer != nil && f.writing == 0 }
 	timeout := time.Duration(f.spec.Gates.Timeout)
-	if timeout > 0 && gate != schemas.GateFailure {
+	if timeout > 0 && (gate == schemas.GateDataset || gate == schemas.GateRelease) {
 		ok, err := workflow.AwaitWithTimeout(ctx, timeout, decided)
 		if err != nil {
 			return answer{}, err

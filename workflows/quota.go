@@ -23,7 +23,7 @@ func (f *factory) draw(ctx workflow.Context, stage schemas.Stage) error {
 	var result activities.DrawResult
 	err := f.retrying(ctx, stage, func() error {
 		return workflow.ExecuteActivity(light(ctx, "draw prompts"), act.Draw, activities.DrawRequest{
-			Run: f.id, Spec: f.spec, Sums: f.carried.Sums, Draws: f.carried.Draws,
+			Run: f.id, Spec: f.spec, Sums: f.carried.Sums, First: first, Draws: f.carried.Draws,
 		}).Get(ctx, &result)
 	})
 	if err != nil {
@@ -38,11 +38,13 @@ func (f *factory) draw(ctx workflow.Context, stage schemas.Stage) error {
 	}
 	if short := f.short(); short != "" {
 		question := fmt.Sprintf("The quota of %d is not met: %s. Go on with what there is?", f.spec.Quota.Accepted, short)
-		if err := f.gate(ctx, schemas.GateQuota, schemas.DigestOf(result.Draws), question); err != nil {
+		if err := f.gate(ctx, schemas.GateQuota, schemas.DigestOf([]any{f.spec.Quota, f.sum(schemas.StageFilter).Digest, result.Draws}), question); err != nil {
 			return err
 		}
 	}
 	f.carried.Drawn = true
+	delete(f.carried.Retry, schemas.StageSynthesize)
+	delete(f.carried.Retry, schemas.StageFilter)
 	return nil
 }
 

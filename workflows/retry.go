@@ -63,8 +63,8 @@ func (f *factory) retried(d schemas.Decision) schemas.Stage {
 			stages = []schemas.Stage{d.Stage}
 		}
 	}
-	if len(stages) == 0 {
-		stages = []schemas.Stage{f.carried.Open.Stage}
+	if open := f.carried.Open; open != nil && (d.Stage == "" || d.Stage == open.Stage) && !slices.Contains(stages, open.Stage) {
+		stages = append(stages, open.Stage) // what has just failed
 	}
 	f.carried.Retry = maps.Clone(f.carried.Retry)
 	if f.carried.Retry == nil {

@@ -61,7 +61,9 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	}
 	f.carried.Sums = append(f.carried.Sums, sum)
 	f.carried.Open = nil
-	delete(f.carried.Retry, stage)
+	if f.spec.Quota.Accepted == 0 || stage.Before(schemas.StageSynthesize) || schemas.StageFilter.Before(stage) {
+		delete(f.carried.Retry, stage) // the rounds of a quota come back to it
+	}
 	f.stages[len(f.stages)-1] = closedStage(sum)
 	f.show(ctx)
 	return f.maybeContinue(ctx)
@@ -184,6 +186,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			if err != nil {
 				part.Failed = append(part.Failed, schemas.FailedTask{Index: index, Rows: taskFailure(err).Rows})
 				part.Usage.Add(taskFailure(err).Usage)
+				part.CheckedUsage.Add(taskFailure(err).Usage)
 				progress.Usage = part.Usage
 				if failure == nil || taskFailure(err).Tripwire && !taskFailure(failure).Tripwire {
 					failure = err

@@ -25,8 +25,8 @@ type Asker interface {
 
 const (
 	defaultMaxTokens = 1024
-	// temperature lets votes differ; their seeds do too.
-	temperature = 0.7
+	// Temperature lets votes differ; their seeds do too.
+	Temperature = 0.7
 )
 
 // Options say how a judge votes.
@@ -107,7 +107,7 @@ func (j *Judge) vote(ctx context.Context, messages []schemas.Message, sample int
 	for _, last := range []bool{false, true} {
 		answer, meta, err := j.client.Ask(ctx, llm.Request{
 			Messages:    messages,
-			Temperature: temperature,
+			Temperature: Temperature,
 			MaxTokens:   j.options.MaxTokens,
 			JSONSchema:  j.role.schema(),
 			Sample:      sample,

@@ -19,7 +19,7 @@ const stageNumber = 1
 func StageVersion() schemas.Digest {
 	version := map[string]any{
 		"number":      stageNumber,
-		"temperature": temperature,
+		"temperature": Temperature,
 		"user":        []string{promptBlock, reasoningBlock, answerBlock},
 		"repair":      repairText,
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	openai "github.com/sashabaranov/go-openai"
@@ -46,7 +47,7 @@ type Client struct {
 	offline  bool
 	pace     *pace
 	flights  *flights
-	seen     *seen
+	last     *atomic.Pointer[Served]
 	guard    func() error
 }
 
@@ -65,7 +66,7 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	if o.Journal == nil {
 		return fail("it has no journal to keep answers in")
 	}
-	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), seen: &seen{}, guard: func() error { return nil }}
+	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), last: new(atomic.Pointer[Served]), guard: func() error { return nil }}
 	if c.attempts <= 0 {
 		c.attempts = defaultAttempts
 	}
@@ -270,7 +271,7 @@ func (c *Client) send(ctx context.Context, body []byte) (Answer, error) {
 	answer, err := c.read(x, resp, err)
 	answer.Seconds = time.Since(start).Seconds()
 	if err == nil && answer.Model != "" {
-		c.seen.add(Served{answer.Model, answer.Fingerprint})
+		c.last.Store(&Served{answer.Model, answer.Fingerprint})
 	}
 	return answer, err
 }

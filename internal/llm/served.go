@@ -2,10 +2,7 @@ package llm
 
 import (
 	"context"
-	"maps"
-	"slices"
-	"strings"
-	"sync"
+	"sync/atomic"
 
 	"precept/schemas"
 )
@@ -24,32 +21,20 @@ func (s Served) String() string {
 	return s.Model + " (fingerprint " + s.Fingerprint + ")"
 }
 
-// seen collects what endpoints said.
-type seen struct {
-	mu  sync.Mutex
-	all map[Served]bool
-}
-
-func (s *seen) add(served Served) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all == nil {
-		s.all = map[Served]bool{}
+// Last is what the endpoint has said in the last answer that it sent; the zero value
+// where it has sent none, or doesn't say.
+func (c *Client) Last() Served {
+	if s := c.last.Load(); s != nil {
+		return *s
 	}
-	s.all[served] = true
+	return Served{}
 }
 
-// Seen is what the endpoint has said in the answers that it sent so far.
-func (c *Client) Seen() []Served {
-	c.seen.mu.Lock()
-	defer c.seen.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(c.seen.all), func(x, y Served) int { return strings.Compare(x.String(), y.String()) })
-}
-
-// Probe asks the endpoint for a word, to learn which model answers. It is sent whatever
-// the journal holds, and not journaled.
-func (c *Client) Probe(ctx context.Context) (Served, error) {
-	q, err := c.endpoint.question(Request{Messages: []schemas.Message{{Role: "user", Content: "Say OK."}}, MaxTokens: 16})
+// Probe asks the endpoint for a word, as a request like r is asked, to learn which model
+// answers. It is sent whatever the journal holds, and not journaled.
+func (c *Client) Probe(ctx context.Context, r Request) (Served, error) {
+	r.Messages = []schemas.Message{{Role: "user", Content: "Say OK."}}
+	q, err := c.endpoint.question(r)
 	if err != nil {
 		return Served{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
 	}
@@ -58,7 +43,7 @@ func (c *Client) Probe(ctx context.Context) (Served, error) {
 		return Served{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
 	}
 	apart := *c
-	apart.seen = &seen{} // it is no answer that is kept
+	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
 	answer, err := apart.persist(ctx, body)
 	return Served{answer.Model, answer.Fingerprint}, err
 }
