@@ -24,13 +24,12 @@ type rowFailure struct {
 type rowsError struct {
 	rows, of int
 	first    error
+	failures []rowFailure
+	object   string // where they are listed
 }
 
 func (e *rowsError) Error() string {
-	if e.rows == 1 {
-		return e.first.Error()
-	}
-	return fmt.Sprintf("%d of %d rows failed; the first: %v", e.rows, e.of, e.first)
+	return fmt.Sprintf("%d of %d rows failed, listed in %s, such as: %v", e.rows, e.of, e.object, e.first)
 }
 
 func (e *rowsError) Unwrap() error { return e.first }
@@ -103,7 +102,7 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 	}
 	slices.SortFunc(failures, func(x, y rowFailure) int { return cmp.Compare(x.index, y.index) })
 	if int64(len(failures)-left) > w.mayMiss {
-		return nil, &rowsError{rows: len(failures) - left, of: n, first: first}
+		return nil, &rowsError{rows: len(failures) - left, of: n, first: first, failures: failures}
 	}
 	return failures, nil
 }

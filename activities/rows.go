@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"precept/internal/shard"
@@ -45,24 +46,44 @@ func (k rowsOf[T]) do(ctx context.Context, w *work, inFlight int, row func(ctx c
 		rows[i], err = row(ctx, i)
 		return err
 	})
+	if failed := (*rowsError)(nil); errors.As(err, &failed) {
+		return k.showFailed(ctx, w, key, failed)
+	}
 	if err != nil {
 		return err
 	}
 	return k.write(ctx, w, key, rows, failures)
 }
 
-func (k rowsOf[T]) write(ctx context.Context, w *work, key schemas.Key, rows []T, failures []rowFailure) error {
-	ledger := schemas.Ledger{Planned: w.Planned}
-	failed := map[int]bool{}
-	var missing []schemas.FailedRow
+// showFailed writes which rows failed to where the error says: people decide about them.
+func (k rowsOf[T]) showFailed(ctx context.Context, w *work, key schemas.Key, e *rowsError) error {
+	object := schemas.RunObject(w.plan.Run, fmt.Sprintf("failed/%s/%s.json", w.stage, key))
+	if err := shard.PutJSON(ctx, w.store, object, k.missing(e.failures), shard.PutOptions{}); err != nil {
+		return err
+	}
+	e.object = object
+	return e
+}
+
+// missing names the rows that failed, and why.
+func (k rowsOf[T]) missing(failures []rowFailure) (missing []schemas.FailedRow) {
 	for _, f := range failures {
 		m := k.unit(f.index)
 		m.Reason, m.Error = failureReason(f.err), f.err.Error()
 		if out := (*leftOut)(nil); errors.As(f.err, &out) {
 			m = out.FailedRow
 		}
-		ledger.Fail(m.Reason)
 		missing = append(missing, m)
+	}
+	return missing
+}
+
+func (k rowsOf[T]) write(ctx context.Context, w *work, key schemas.Key, rows []T, failures []rowFailure) error {
+	ledger := schemas.Ledger{Planned: w.Planned}
+	failed := map[int]bool{}
+	missing := k.missing(failures)
+	for i, f := range failures {
+		ledger.Fail(missing[i].Reason)
 		failed[f.index] = true
 	}
 	there := make([]T, 0, len(rows)-len(failures))

@@ -65,13 +65,20 @@ The same with the Temporal CLI:
 	return cmd
 }
 
+func forGate(gate schemas.Gate) string {
+	if gate == "" {
+		return ""
+	}
+	return fmt.Sprintf("for gate %s ", gate)
+}
+
 func (a *app) printDecided(run schemas.RunID, verdict string, d schemas.Decision, answer decided) error {
 	if a.json {
 		return printJSON(a.out, answer)
 	}
 	if answer.Signalled {
-		fmt.Fprintf(a.out, "No worker answered (%s), so %s by %s for gate %s was left as a signal: the run takes it when a worker is back.\n",
-			oneLine(answer.Why), verdict, oneLine(d.By), d.Gate)
+		fmt.Fprintf(a.out, "No worker answered (%s), so %s by %s %swas left as a signal: the run takes it when a worker is back.\n",
+			oneLine(answer.Why), verdict, oneLine(d.By), forGate(d.Gate))
 		fmt.Fprintf(a.out, "See what becomes of it: starter watch %s\n", schemas.ShellWord(string(run)))
 		return nil
 	}

@@ -90,6 +90,10 @@ func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 		}
 		return false
 	})
+	if schemas.KindOf(err) == schemas.NotFound {
+		// A run may begin behind the prompts, with a data set of one's own.
+		matching, err = s.fromOwn(ctx, store, id)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -103,7 +107,7 @@ func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 	for _, c := range chapters {
 		found, err := rowsOf(ctx, store, s.run, c.stage, c.kind, s.prompt.Category, func(r record) bool { return promptOf(r.row) == s.prompt.ID })
 		if schemas.KindOf(err) == schemas.NotFound {
-			break // the run has not come so far
+			continue // the run has not come so far, or begins behind it
 		}
 		if err != nil {
 			return err
@@ -120,6 +124,41 @@ func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 	return nil
 }
 
+// fromOwn finds prompts of a run that has no stage of them, by the rows that follow from
+// them.
+func (s *story) fromOwn(ctx context.Context, store shard.Store, id string) (matching []schemas.Prompt, err error) {
+	took := false
+	for _, c := range chapters[:3] {
+		_, err := rowsOf(ctx, store, s.run, c.stage, c.kind, "", func(r record) bool {
+			p := schemas.Prompt{ID: promptOf(r.row)}
+			switch row := r.row.(type) {
+			case schemas.Completion:
+				p = row.Prompt
+			case schemas.Example:
+				p = schemas.Prompt{ID: row.PromptID, Messages: row.Prompt, Category: row.Category, Intent: row.Intent, Language: row.Language, Source: row.Source}
+			default:
+				return false
+			}
+			if strings.HasPrefix(p.ID, id) && !slices.ContainsFunc(matching, func(q schemas.Prompt) bool { return q.ID == p.ID }) {
+				matching = append(matching, p)
+			}
+			return false
+		})
+		if schemas.KindOf(err) == schemas.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		took = true
+	}
+	if !took {
+		err = schemas.Errorf("explain prompt", string(s.run), schemas.NotFound, "stage %s has not ended", schemas.StagePrompts).
+			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(s.run)))
+	}
+	return matching, err
+}
+
 // findMissing finds rows of the prompt that a stage ended without.
 func (s *story) findMissing(ctx context.Context, store shard.Store, stage schemas.Stage) error {
 	var m schemas.Manifest
@@ -132,7 +171,11 @@ func (s *story) findMissing(ctx context.Context, store shard.Store, stage schema
 	}
 	for _, object := range m.Partial {
 		var p schemas.Partial
-		if err := shard.GetJSON(ctx, store, object, &p); err != nil {
+		err := shard.GetJSON(ctx, store, object, &p)
+		if schemas.KindOf(err) == schemas.NotFound {
+			continue // the run that it was taken from has been forgotten
+		}
+		if err != nil {
 			return err
 		}
 		for _, row := range p.Missing {
@@ -158,7 +201,7 @@ func promptBehind(ctx context.Context, store shard.Store, run schemas.RunID, id 
 			return false
 		})
 		if schemas.KindOf(err) == schemas.NotFound {
-			break // the run has not come so far
+			continue // the run has not come so far, or begins behind it
 		}
 		if err != nil {
 			return "", err

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/template"
 
 	"github.com/spf13/cobra"
@@ -107,9 +109,11 @@ func (e *export) writeWhole(ctx context.Context, store shard.Store) error {
 func (e *export) write(ctx context.Context, store shard.Store) error {
 	const op = "export run"
 	e.card = card{Run: e.run, Categories: map[schemas.Category]int64{}}
+	c := &e.card
 	var curated schemas.Manifest
+	var plan schemas.Plan
 	for _, stage := range schemas.Stages[:4] {
-		curated = schemas.Manifest{} // the last one stays
+		curated, plan = schemas.Manifest{}, schemas.Plan{} // the last ones stay
 		err := shard.GetJSON(ctx, store, schemas.ManifestObject(e.run, stage), &curated)
 		if schemas.KindOf(err) == schemas.NotFound && stage != schemas.StageCurate {
 			continue // a run may begin with a data set of one's own
@@ -121,16 +125,20 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 		if err != nil {
 			return err
 		}
-		e.card.Stages = append(e.card.Stages, stageLedger{stage, curated.Ledger})
+		if err := shard.GetJSON(ctx, store, curated.Plan.Object, &plan); err != nil {
+			return err
+		}
+		c.Stages = append(c.Stages, stageLedger{stage, curated.Ledger})
+		// Stages may be another run's: each says by what it was made.
+		c.Simulated = append(c.Simulated, plan.Inputs.Simulated...)
+		if stage == schemas.StageFilter {
+			c.Policy, c.Votes, c.Threshold = plan.Inputs.Policy, plan.Spec.Filter.Votes, *plan.Spec.Filter.Threshold
+		}
 	}
-	var plan schemas.Plan
-	err := shard.GetJSON(ctx, store, curated.Plan.Object, &plan)
-	if err != nil {
-		return err
-	}
-	c := &e.card
-	c.Name, c.Policy, c.Simulated = plan.Spec.Name, plan.Inputs.Policy, plan.Inputs.Simulated
-	c.Votes, c.Threshold = plan.Spec.Filter.Votes, *plan.Spec.Filter.Threshold
+	slices.Sort(c.Simulated)
+	c.Name, c.Simulated = plan.Spec.Name, slices.Compact(c.Simulated)
+	c.Policy = cmp.Or(c.Policy, plan.Inputs.Policy)
+	var err error
 	if err := os.MkdirAll(filepath.Join(e.dir, "data"), 0o755); err != nil {
 		return schemas.E(op, e.dir, schemas.InvalidInput, err)
 	}

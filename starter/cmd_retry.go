@@ -18,10 +18,8 @@ func (a *app) retryCommand() *cobra.Command {
 		Long: `Ask again for rows that failed (time-outs, errors of an endpoint, requests it could not
 read), and that a stage ended without. What was rejected is not asked again: that would
 not change it. A run that waits at a gate goes back to the stage; one that has ended is
-started again with its spec. Nothing else is asked again: whatever doesn't follow from
-the rows that come in is found in the store.
-
-Where rows have just failed, at the failure gate, it is the same as starter resume.
+started again with its spec, and reads its policy and files as they are now. Nothing else
+is asked again: whatever doesn't follow from the rows that come in is found in the store.
 
 The same with the Temporal CLI, for a run that waits:
   temporal workflow signal --workflow-id RUN --name retry --input '{"by":"NAME","stage":"filter"}'
@@ -45,7 +43,13 @@ The same with the Temporal CLI, for a run that waits:
 				return err
 			}
 			defer s.close()
-			answer, err := s.retry(cmd.Context(), run, d)
+			answer, err := s.retry(cmd.Context(), run, d, func() (schemas.RunSpec, error) {
+				store, err := a.open(cmd.Context(), a.config)
+				if err != nil {
+					return schemas.RunSpec{}, err
+				}
+				return storedSpec(cmd.Context(), store, run)
+			})
 			if err != nil {
 				return err
 			}

@@ -53,7 +53,7 @@ The same with the Temporal CLI:
 	flags.StringVar(&s.run, "run", "", "the run's ID (default: made of the spec's name; with --from of the other run's ID)")
 	flags.StringVar(&s.from, "from", "", "take the spec of this run")
 	flags.StringArrayVar(&s.settings, "set", nil, "change a field of the spec, such as filter.threshold=0.8; the value is JSON or a word")
-	flags.StringSliceVar(&s.refresh, "refresh", nil, "stages that ask models anew, whatever they have answered before")
+	flags.StringSliceVar(&s.refresh, "refresh", nil, "stages that ask models anew, whatever they have answered before; STAGE=WORD for one that was named before")
 	flags.BoolVar(&s.preview, "preview", false, "show what would be reused, asked and paid, and start nothing")
 	flags.BoolVarP(&s.yes, "yes", "y", false, "with --from: start without asking")
 	flags.BoolVar(&s.watch, "watch", false, "go on with starter watch")
@@ -92,13 +92,15 @@ func (a *app) start(cmd *cobra.Command, s start, args []string) error {
 	}
 	if s.preview || s.from != "" && !(a.json && s.yes) { // one JSON object is enough
 		stages, err := a.preview(ctx, id, spec, schemas.RunID(s.from))
+		if err != nil && s.preview {
+			return err
+		}
 		if err != nil {
+			fmt.Fprintf(a.err, "No preview can be made: %s\n", oneLine(err.Error()))
+		} else if err := a.printPreview(id, stages); err != nil || s.preview {
 			return err
 		}
-		if err := a.printPreview(id, stages); err != nil || s.preview {
-			return err
-		}
-		if ok, err := a.confirmed(s.yes); !ok || err != nil {
+		if err := a.confirmed(s.yes); err != nil {
 			return err
 		}
 	}
@@ -113,6 +115,9 @@ func (a *app) start(cmd *cobra.Command, s start, args []string) error {
 	}
 	if err := a.printStarted(id, attached, server.link(id)); err != nil {
 		return err
+	}
+	for _, stage := range slices.Sorted(maps.Keys(spec.Refresh)) {
+		fmt.Fprintf(a.err, "Stage %s asks anew. To start just this run again: --refresh %s=%s\n", stage, stage, spec.Refresh[stage])
 	}
 	if s.watch || s.untilGate {
 		return a.watch(ctx, server, id, s.untilGate)
@@ -145,25 +150,27 @@ func (a *app) printPreview(run schemas.RunID, stages []activities.StagePreview) 
 	return nil
 }
 
-// confirmed asks whether to start.
-func (a *app) confirmed(yes bool) (bool, error) {
+// confirmed asks whether to start; it fails where the answer is no.
+func (a *app) confirmed(yes bool) error {
 	if yes {
-		return true, nil
+		return nil
 	}
 	if in, ok := a.in.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
-		fmt.Fprintln(a.out, "Nothing was started. To start it, add: --yes")
-		return false, nil
+		return exit{exitError, "nothing was started. To start it, add: --yes"}
 	}
-	fmt.Fprint(a.out, "Start it? [y/N] ")
+	fmt.Fprint(a.err, "Start it? [y/N] ")
 	answer, err := bufio.NewReader(a.in).ReadString('\n')
 	if err != nil {
-		return false, err
+		return err
 	}
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes", nil
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return exit{exitError, "nothing was started"}
+	}
+	return nil
 }
 
-// refreshed names a new asking for each of the stages.
+// refreshed names a new asking for each of the stages: STAGE, or STAGE=WORD for one that has
+// a name already.
 func refreshed(spec *schemas.RunSpec, stages []string, now time.Time) error {
 	if len(stages) == 0 {
 		return nil
@@ -173,10 +180,14 @@ func refreshed(spec *schemas.RunSpec, stages []string, now time.Time) error {
 		spec.Refresh = map[schemas.Stage]string{}
 	}
 	for _, s := range stages {
+		s, word, named := strings.Cut(s, "=")
+		if !named {
+			word = now.UTC().Format(time.RFC3339)
+		}
 		if !slices.Contains(schemas.Refreshable, schemas.Stage(s)) {
 			return usage("stage %q asks no model", s).WithHint("Use --refresh with one of: %v", schemas.Refreshable)
 		}
-		spec.Refresh[schemas.Stage(s)] = now.UTC().Format(time.RFC3339)
+		spec.Refresh[schemas.Stage(s)] = word
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func (f *fakeServer) decide(_ context.Context, _ schemas.RunID, verdict string, 
 	return f.answer, f.err
 }
 
-func (f *fakeServer) retry(_ context.Context, _ schemas.RunID, d schemas.Decision) (decided, error) {
+func (f *fakeServer) retry(_ context.Context, _ schemas.RunID, d schemas.Decision, _ func() (schemas.RunSpec, error)) (decided, error) {
 	f.verdicts, f.decided = append(f.verdicts, schemas.DecisionRetry), append(f.decided, d)
 	return f.answer, f.err
 }

@@ -17,27 +17,21 @@ import (
 // storedSpec is the spec that a run's stages were last planned with. What was filled in
 // since nobody said otherwise is left out where another change may touch it.
 func storedSpec(ctx context.Context, store shard.Store, run schemas.RunID) (spec schemas.RunSpec, err error) {
-	const op = "start from run"
-	err = schemas.Errorf(op, string(run), schemas.NotFound, "the store has no such run").WithHint("Check the run's ID, and --config, which names the store")
-	for _, stage := range schemas.Stages {
-		var plan schemas.Plan
-		got := shard.GetJSON(ctx, store, schemas.PlanObject(run, stage), &plan)
-		if schemas.KindOf(got) == schemas.NotFound {
-			continue
-		}
-		if got != nil {
-			return spec, got
-		}
-		if plan.From == "" {
-			spec, err = plan.Spec, nil
-		}
+	past, err := openArchive(ctx, store, run)
+	if err != nil {
+		return spec, err
 	}
+	if past.own == nil {
+		return spec, schemas.Errorf("start from run", string(run), schemas.NotFound, "none of its stages has been planned").
+			WithHint("See how far it is: starter progress %s", schemas.ShellWord(string(run)))
+	}
+	spec = past.own.spec
 	bare := spec
 	bare.Evaluate.Arms = nil
 	if slices.Equal(bare.WithDefaults().Evaluate.Arms, spec.Evaluate.Arms) {
 		spec = bare
 	}
-	return spec, err
+	return spec, nil
 }
 
 // withSettings changes fields of a spec by their paths: filter.threshold=0.8. A value is

@@ -91,6 +91,9 @@ func TestRefreshed(t *testing.T) {
 	if err := refreshed(&spec, []string{"filter"}, at); err != nil || spec.Refresh[schemas.StageFilter] != "2026-03-01T12:00:00Z" {
 		t.Errorf("%v: %v", err, spec.Refresh)
 	}
+	if err := refreshed(&spec, []string{"filter=again"}, at); err != nil || spec.Refresh[schemas.StageFilter] != "again" {
+		t.Errorf("%v: %v", err, spec.Refresh)
+	}
 	if err := refreshed(&spec, []string{"curate"}, at); schemas.KindOf(err) != schemas.InvalidInput {
 		t.Errorf("got %v", err)
 	}

@@ -37,8 +37,9 @@ type server interface {
 	// decide answers a gate.
 	decide(ctx context.Context, run schemas.RunID, verdict string, d schemas.Decision) (decided, error)
 	// retry asks again for rows that failed: of a run that waits, or of one that has
-	// ended, which it starts again.
-	retry(ctx context.Context, run schemas.RunID, d schemas.Decision) (decided, error)
+	// ended, which it starts again. Where Temporal has forgotten the run, stored tells its
+	// spec.
+	retry(ctx context.Context, run schemas.RunID, d schemas.Decision, stored func() (schemas.RunSpec, error)) (decided, error)
 	// underway lists the runs that have not ended.
 	underway(ctx context.Context) ([]garbage.Run, error)
 	// link is the run's page in the UI; empty where none is known.
@@ -284,7 +285,7 @@ func (s *temporalServer) decide(ctx context.Context, run schemas.RunID, verdict 
 		return decided{}, s.error(verdict+" run", run, err)
 	}
 	why := s.cause(err)
-	if d.Gate == "" {
+	if d.Gate == "" && verdict != schemas.DecisionRetry {
 		return decided{}, schemas.Errorf(verdict+" run", string(run), schemas.Unavailable, "no answer: %s", why).
 			WithHint("Name the gate to leave the decision as a signal, or try again when a worker is back")
 	}
@@ -297,20 +298,27 @@ func (s *temporalServer) decide(ctx context.Context, run schemas.RunID, verdict 
 	return decided{Signalled: true, Why: why}, nil
 }
 
-func (s *temporalServer) retry(ctx context.Context, run schemas.RunID, d schemas.Decision) (decided, error) {
+func (s *temporalServer) retry(ctx context.Context, run schemas.RunID, d schemas.Decision, stored func() (schemas.RunSpec, error)) (decided, error) {
 	const op = "retry run"
 	describe, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	seen, err := s.client.DescribeWorkflowExecution(describe, string(run), "")
-	if err != nil {
+	var gone *serviceerror.NotFound
+	forgotten := errors.As(err, &gone)
+	if err != nil && !forgotten {
 		return decided{}, s.error(op, run, err)
 	}
-	if seen.GetWorkflowExecutionInfo().GetCloseTime() == nil {
+	if !forgotten && seen.GetWorkflowExecutionInfo().GetCloseTime() == nil {
 		return s.decide(ctx, run, schemas.DecisionRetry, d)
 	}
 	start, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
-	spec, err := s.specOf(start, op, run)
+	var spec schemas.RunSpec
+	if forgotten {
+		spec, err = stored()
+	} else {
+		spec, err = s.specOf(start, op, run)
+	}
 	if err != nil {
 		return decided{}, err
 	}

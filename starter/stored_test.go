@@ -36,6 +36,7 @@ func storedRun(t *testing.T) shard.Store {
 		ID: strings.Repeat("e", 24), Prompt: prompt.Messages, Completion: []schemas.Message{{Role: "assistant", Content: schemas.Target("It harms.", "I won't help with that.")}},
 		PromptID: prompt.ID, CompletionID: verdict.CompletionID, Category: "violence", Intent: schemas.IntentHarmful, Language: "en", Source: "test", Score: 0.9,
 	}
+	put(t, store, schemas.RunObject("first", "inputs.json"), schemas.Inputs{Policy: "policy", Simulated: []string{"teacher"}})
 	stage(t, store, schemas.StagePrompts, schemas.OutputPrompts, []schemas.Prompt{prompt, other}, schemas.Ledger{Kept: 1, Rejected: map[schemas.Reason]int64{schemas.ReasonNearDuplicate: 1}})
 	stage(t, store, schemas.StageSynthesize, schemas.OutputCompletions, []schemas.Completion{completion(0, ""), completion(1, schemas.ReasonNoCoT)}, schemas.Ledger{Kept: 1, Rejected: map[schemas.Reason]int64{schemas.ReasonNoCoT: 1}})
 	stage(t, store, schemas.StageFilter, schemas.OutputVerdicts, []schemas.Verdict{verdict}, schemas.Ledger{Kept: 1})

@@ -104,8 +104,8 @@ func TestRetry(t *testing.T) {
 		t.Errorf("progress:\n%s", out)
 	}
 	// What another threshold would take is known before it is started.
-	preview := starter("start", "--from", "retried", "--set", "filter.threshold=0.9", "--run", "strict")
-	if !strings.Contains(preview, "params.threshold") || !strings.Contains(preview, "Nothing was started") || strings.Contains(preview, "about") {
+	preview := starter("start", "--from", "retried", "--set", "filter.threshold=0.9", "--run", "strict", "--preview")
+	if !strings.Contains(preview, "params.threshold") || strings.Contains(preview, "about") {
 		t.Errorf("the preview says:\n%s", preview)
 	}
 	before := s.paid()
