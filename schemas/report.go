@@ -10,6 +10,7 @@ type RunReport struct {
 	Policy     Digest           `json:"policy"`
 	Simulated  []string         `json:"simulated,omitempty"`
 	Stages     []StageSum       `json:"stages"`
+	Notes      []string         `json:"notes,omitempty"`
 	Decisions  []DecisionRecord `json:"decisions,omitempty"`
 	Models     []ArmModel       `json:"models,omitempty"`
 	Evaluation Evaluation       `json:"evaluation"`

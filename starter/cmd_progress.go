@@ -62,7 +62,7 @@ The same with the Temporal CLI:
 
 // ended is the progress of a run that has ended.
 func ended(r schemas.RunReport) *schemas.Progress {
-	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions}
+	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions, Notes: r.Notes}
 	for _, s := range r.Stages {
 		p.Stage = s.Stage
 		p.Stages = append(p.Stages, schemas.StageProgress{

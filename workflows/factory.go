@@ -224,7 +224,7 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 func (f *factory) report(ctx workflow.Context, state, note string) (report schemas.RunReport, err error) {
 	err = workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, activities.ReportRequest{
 		Run: f.id, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
-		Decisions: f.carried.Decisions, State: state, Note: note,
+		Decisions: f.carried.Decisions, Notes: f.carried.Notes, State: state, Note: note,
 	}).Get(ctx, &report)
 	return report, err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/language"
@@ -357,12 +358,21 @@ func emptyNotes(s suite) (notes []string) {
 }
 
 // caveats says what a reader of the figures must know.
+// sentence makes one of a note.
+func sentence(note string) string {
+	first, size := utf8.DecodeRuneInString(note)
+	return string(unicode.ToUpper(first)) + strings.TrimSuffix(note[size:], ".") + "."
+}
+
 func caveats(r schemas.RunReport) (out []string) {
 	if len(r.Simulated) > 0 {
 		out = append(out, "Simulated: "+strings.Join(r.Simulated, ", ")+".")
 	}
 	if r.Evaluation.SameJudge {
 		out = append(out, "The grader's model also filtered or rewarded.")
+	}
+	for _, n := range r.Notes {
+		out = append(out, sentence(n))
 	}
 	return out
 }
