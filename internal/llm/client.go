@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -205,7 +206,7 @@ func (c *Client) check(r Request) error {
 
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
-func (c *Client) persist(ctx context.Context, body []byte) (Answer, error) {
+func (c *Client) persist(ctx context.Context, body net.Buffers) (Answer, error) {
 	for attempt := 1; ; attempt++ {
 		answer, err := c.turn(ctx, body)
 		if err == nil || !passing(err) || attempt == c.attempts || ctx.Err() != nil {
@@ -239,7 +240,7 @@ func backoff(attempt int) time.Duration {
 }
 
 // turn waits for its turn and sends body once.
-func (c *Client) turn(ctx context.Context, body []byte) (answer Answer, err error) {
+func (c *Client) turn(ctx context.Context, body net.Buffers) (answer Answer, err error) {
 	entered, err := c.pace.enter(ctx)
 	if err != nil {
 		return Answer{}, c.unavailable(err, "waiting to send: %v", err)
@@ -256,7 +257,7 @@ func (c *Client) turn(ctx context.Context, body []byte) (answer Answer, err erro
 	return c.send(ctx, body)
 }
 
-func (c *Client) send(ctx context.Context, body []byte) (Answer, error) {
+func (c *Client) send(ctx context.Context, body net.Buffers) (Answer, error) {
 	attempt, cancel := context.WithTimeout(ctx, c.endpoint.AnswerWithin())
 	defer cancel()
 	x := &exchange{body: body}

@@ -3,6 +3,7 @@ package llm
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,7 +207,8 @@ func TestMessagesAreCanonical(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, digest, err := encoded.messages(messages)
+			parts, digest, err := encoded.messages(messages)
+			got := slices.Concat(parts[:]...)
 			if err != nil || string(got) != string(want) || digest != schemas.DigestBytes(want) {
 				t.Errorf("%d messages: got %.200s, %v\nwant %.200s", len(messages), got, err, want)
 			}

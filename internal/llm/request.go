@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
-	"slices"
+	"net"
 	"strconv"
 
 	"precept/schemas"
@@ -105,7 +105,7 @@ func (e Endpoint) price(u Usage) float64 {
 // digested once: they may hold a whole policy.
 type question struct {
 	endpoint Endpoint
-	messages []byte         // canonical JSON
+	messages [2][]byte      // canonical JSON in parts
 	digest   schemas.Digest // of messages
 	fields   map[string]any // what is sent beside messages, served name and limit
 	limit    int            // most tokens of the answer; 0 is no limit
@@ -172,8 +172,8 @@ func (q question) holds(a Answer) bool {
 	return a.Usage.CompletionTokens > 0 && int64(q.limit) > a.Usage.CompletionTokens
 }
 
-// body is what is sent.
-func (q question) body() ([]byte, error) {
+// body is what is sent, in parts.
+func (q question) body() (net.Buffers, error) {
 	rest := maps.Clone(q.fields)
 	rest["model"] = q.endpoint.Model
 	if q.limit != 0 {
@@ -183,7 +183,8 @@ func (q question) body() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat([]byte(`{"messages":`), q.messages, []byte(","), raw[1:]), nil
+	raw[0] = ','
+	return net.Buffers{[]byte(`{"messages":`), q.messages[0], q.messages[1], raw}, nil
 }
 
 // seed makes samples differ, and lets a repeated request be told from another sample
