@@ -272,7 +272,7 @@ type table struct {
 }
 
 const (
-	tailLength = 1 << 10
+	tailLength = 1 << 7
 	numberBits = 24
 )
 
