@@ -98,8 +98,8 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if result, ok, err := w.found(ctx); ok || err != nil {
 		return result, err
 	}
-	if !w.lease.First() {
-		if err := a.journal.Refresh(ctx); err != nil {
+	if former := w.lease.Former(); !former.IsZero() {
+		if err := a.journal.Refresh(ctx, former); err != nil {
 			return result, err
 		}
 	}

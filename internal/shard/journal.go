@@ -166,11 +166,15 @@ func (j *Journal) Lookup(ctx context.Context, key schemas.Key) (value []byte, ok
 	return j.index.lookup(ctx, k)
 }
 
-// Refresh finds what other processes have flushed so far.
-func (j *Journal) Refresh(ctx context.Context) error {
-	now := time.Now()
+// Refresh finds what other processes had flushed by a time of the store's clock. It lists
+// nothing where all was listed later than that.
+func (j *Journal) Refresh(ctx context.Context, flushed time.Time) error {
+	after := time.Now()
+	if late := flushed.Add(skew); late.Before(after) {
+		after = late
+	}
 	for i := range j.index.partitions {
-		if err := j.index.refresh(ctx, i, now, true); err != nil {
+		if err := j.index.refresh(ctx, i, after, true); err != nil {
 			return err
 		}
 	}
