@@ -198,8 +198,6 @@ func (c *Client) check(r Request) error {
 		return fail("the request has no messages")
 	case !finite(r.Temperature) || !finite(r.TopP):
 		return fail("temperature or top_p is no number")
-	case r.JSONSchema != nil && !json.Valid(r.JSONSchema.Schema):
-		return fail("the JSON schema is no JSON")
 	}
 	return nil
 }
@@ -278,22 +276,24 @@ func (c *Client) send(ctx context.Context, body net.Buffers) (Answer, error) {
 
 // read makes an answer or an error of a whole reply. decodeErr is go-openai's.
 func (c *Client) read(x *exchange, resp openai.ChatCompletionResponse, decodeErr error) (Answer, error) {
-	p, isProblem := readProblem(x.reply)
 	if x.status < 200 || x.status > 299 {
-		if !isProblem {
+		p, ok := readProblem(x.reply)
+		if !ok {
 			p.text = describe(x.reply)
 		}
 		return c.refused(x.status, p, x.header)
 	}
-	if isProblem && len(resp.Choices) == 0 {
+	if len(resp.Choices) == 0 {
 		// Some gateways put the error of the server behind them into a 200.
-		if status := p.status(); status != 0 {
-			return c.refused(status, p, x.header)
+		if p, ok := readProblem(x.reply); ok {
+			if status := p.status(); status != 0 {
+				return c.refused(status, p, x.header)
+			}
+			if p.content() || p.tooLong(http.StatusBadRequest) {
+				return c.refused(http.StatusBadRequest, p, x.header)
+			}
+			return Answer{}, c.unavailable(nil, "HTTP %d with an error: %s", x.status, p.text)
 		}
-		if p.content() || p.tooLong(http.StatusBadRequest) {
-			return c.refused(http.StatusBadRequest, p, x.header)
-		}
-		return Answer{}, c.unavailable(nil, "HTTP %d with an error: %s", x.status, p.text)
 	}
 	var more struct {
 		Choices []struct {

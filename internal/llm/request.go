@@ -2,7 +2,6 @@ package llm
 
 import (
 	"cmp"
-	"encoding/json"
 	"maps"
 	"net"
 	"strconv"
@@ -25,9 +24,9 @@ type Request struct {
 
 // Schema asks for an answer that is one JSON object of a form.
 type Schema struct {
-	Name   string          `json:"name"`
-	Schema json.RawMessage `json:"schema"`
-	Strict bool            `json:"strict"`
+	Name   string         `json:"name"`
+	Schema map[string]any `json:"schema"`
+	Strict bool           `json:"strict"`
 }
 
 // Answer is what a model finally said. It is what the journal holds.
@@ -127,7 +126,10 @@ func (e Endpoint) question(r Request) (question, error) {
 		q.fields["top_p"] = r.TopP
 	}
 	if r.JSONSchema != nil && e.JSONMode != JSONNone {
-		q.fields["response_format"] = map[string]any{"type": "json_schema", "json_schema": r.JSONSchema}
+		s := r.JSONSchema
+		q.fields["response_format"] = map[string]any{
+			"type": "json_schema", "json_schema": map[string]any{"name": s.Name, "schema": s.Schema, "strict": s.Strict},
+		}
 	}
 	maps.Copy(q.fields, e.Extra)
 	if _, ok := e.Extra[e.limitField()]; ok {
