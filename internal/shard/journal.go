@@ -166,15 +166,11 @@ func (j *Journal) Lookup(ctx context.Context, key schemas.Key) (value []byte, ok
 	return j.index.lookup(ctx, k)
 }
 
-// Refresh finds what other processes had flushed by a time of the store's clock. It lists
-// nothing where all was listed later than that.
+// Refresh finds what other processes had flushed by a time. It lists nothing that was
+// listed later than that.
 func (j *Journal) Refresh(ctx context.Context, flushed time.Time) error {
-	after := time.Now()
-	if late := flushed.Add(skew); late.Before(after) {
-		after = late
-	}
 	for i := range j.index.partitions {
-		if err := j.index.refresh(ctx, i, after, true); err != nil {
+		if err := j.index.refresh(ctx, i, flushed, true); err != nil {
 			return err
 		}
 	}

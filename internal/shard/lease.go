@@ -37,7 +37,7 @@ type Lease struct {
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
 
-	former time.Time // when somebody else last wrote it
+	former time.Time // until when somebody else may have had it
 
 	mu      sync.Mutex
 	state   leaseState
@@ -120,7 +120,10 @@ func (w *watch) try(ctx context.Context) error {
 		l.adopt(held, info.ETag, w.tried)
 		return nil
 	}
-	w.holder, l.former = held.Holder, info.Modified
+	w.holder, l.former = held.Holder, time.Now()
+	if held.Released {
+		l.former = l.former.Add(-info.Age)
+	}
 	if info.ETag != w.etag {
 		w.etag, w.since = info.ETag, time.Now()
 	}
@@ -218,8 +221,8 @@ func (l *Lease) lose(format string, args ...any) {
 	l.lost = schemas.Errorf("check lease", leaseObject(l.key), schemas.Conflict, format, args...)
 }
 
-// Former is when, by the store's clock, the holder before last wrote the lease. It is zero
-// where nobody had it, so that nobody can have begun the work.
+// Former is until when somebody else may have had the lease. It is zero where nobody had
+// it, so that nobody can have begun the work.
 func (l *Lease) Former() time.Time { return l.former }
 
 // Check returns nil as long as nobody else can have the lease, and a Conflict
