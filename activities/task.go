@@ -99,8 +99,12 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if result, ok, err := w.found(ctx); ok || err != nil {
 		return result, err
 	}
-	if !w.lease.First() {
-		if err := a.journal.Refresh(ctx); err != nil {
+	models, err := modelsOf(task)
+	if err != nil {
+		return result, err
+	}
+	if former := w.lease.Former(); !former.IsZero() && len(models) > 0 {
+		if err := a.journal.Refresh(ctx, former); err != nil {
 			return result, err
 		}
 	}

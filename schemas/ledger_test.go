@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -48,6 +49,36 @@ func TestCanonicalJSON(t *testing.T) {
 	if DigestOf(a{1, "x"}) != DigestOf(map[string]any{"a": "x", "z": 1}) {
 		t.Error("equal JSON has two digests")
 	}
+}
+
+// TestCanonicalGeneric encodes generic values as they are and as a struct's field, which
+// takes the long way.
+func TestCanonicalGeneric(t *testing.T) {
+	text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"<&>", "\u2028", "\xff", "a\x00\x7f", "é"}))
+	leaf := rapid.OneOf(
+		rapid.Just[any](nil), text.AsAny(), rapid.Bool().AsAny(), rapid.Int().AsAny(), rapid.Int64().AsAny(), rapid.Float64().AsAny(),
+		rapid.Map(text, func(s string) any { return Digest(s) }), rapid.Map(text, func(s string) any { return ModelIdentity(s) }),
+		rapid.Just[any](struct{ B, A int }{1, 2}), rapid.Just[any](json.Number("1.0")), rapid.Just[any](json.RawMessage(`{"b": 1, "a": 2}`)),
+	)
+	value := rapid.Deferred(func() *rapid.Generator[any] { return leaf })
+	for range 3 {
+		inner := value
+		value = rapid.OneOf(leaf, rapid.SliceOfN(inner, 0, 4).AsAny(), rapid.MapOfN(text, inner, 0, 4).AsAny())
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		v := value.Draw(t, "value")
+		got, err := CanonicalJSON(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		long, err := CanonicalJSON(struct{ V any }{v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := string(long[len(`{"V":`) : len(long)-1]); string(got) != want {
+			t.Fatalf("got %s, want %s", got, want)
+		}
+	})
 }
 
 func TestRunKey(t *testing.T) {

@@ -42,6 +42,7 @@ type Options struct {
 type Judge struct {
 	client  Asker
 	role    Role
+	schema  *llm.Schema
 	options Options
 }
 
@@ -53,7 +54,7 @@ func New(client Asker, role Role, options Options) *Judge {
 	if options.MaxTokens <= 0 {
 		options.MaxTokens = defaultMaxTokens
 	}
-	return &Judge{client: client, role: role, options: options}
+	return &Judge{client: client, role: role, schema: role.schema(), options: options}
 }
 
 // Item is a completion to judge. CoT is shown in the role of the filter only.
@@ -109,7 +110,7 @@ func (j *Judge) vote(ctx context.Context, messages []schemas.Message, sample int
 			Messages:    messages,
 			Temperature: Temperature,
 			MaxTokens:   j.options.MaxTokens,
-			JSONSchema:  j.role.schema(),
+			JSONSchema:  j.schema,
 			Sample:      sample,
 			Refresh:     j.options.Refresh,
 		})

@@ -73,7 +73,11 @@ func TestMessagesGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range s.asked {
-			fmt.Fprintf(&b, "######## temperature %v, sample %d, %s %s\n", r.Temperature, r.Sample, r.JSONSchema.Name, r.JSONSchema.Schema)
+			schema, err := schemas.CanonicalJSON(r.JSONSchema.Schema)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "######## temperature %v, sample %d, %s %s\n", r.Temperature, r.Sample, r.JSONSchema.Name, schema)
 			b.WriteString(policytest.Render(r.Messages))
 		}
 	}

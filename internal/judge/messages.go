@@ -1,7 +1,6 @@
 package judge
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -117,27 +116,30 @@ func repair(messages []schemas.Message, answer llm.Answer, why error) []schemas.
 func (r Role) schema() *llm.Schema {
 	score := map[string]any{"type": "integer", "minimum": 0, "maximum": maxScore}
 	properties := map[string]any{
-		"expected":    map[string]any{"type": "string", "enum": expectedActions},
+		"expected":    map[string]any{"type": "string", "enum": list(expectedActions)},
 		"rule":        map[string]any{"type": "string"},
-		"action":      map[string]any{"type": "string", "enum": answerActions},
+		"action":      map[string]any{"type": "string", "enum": list(answerActions)},
 		"compliance":  score,
 		"helpfulness": score,
 		"style":       score,
 		"reason":      map[string]any{"type": "string"},
 	}
-	required := []string{"expected", "rule", "action", "compliance", "helpfulness", "style", "reason"}
+	required := []any{"expected", "rule", "action", "compliance", "helpfulness", "style", "reason"}
 	if r.citation() {
 		properties["citation"] = score
 		required = append(required, "citation")
 	}
-	raw, err := json.Marshal(map[string]any{
+	return &llm.Schema{Name: "vote_" + string(r), Strict: true, Schema: map[string]any{
 		"type":                 "object",
 		"properties":           properties,
 		"required":             required,
 		"additionalProperties": false,
-	})
-	if err != nil {
-		panic(err) // plain data
+	}}
+}
+
+func list(actions []schemas.Action) (out []any) {
+	for _, a := range actions {
+		out = append(out, string(a))
 	}
-	return &llm.Schema{Name: "vote_" + string(r), Schema: raw, Strict: true}
+	return out
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -198,15 +199,13 @@ func (c *Client) check(r Request) error {
 		return fail("the request has no messages")
 	case !finite(r.Temperature) || !finite(r.TopP):
 		return fail("temperature or top_p is no number")
-	case r.JSONSchema != nil && !json.Valid(r.JSONSchema.Schema):
-		return fail("the JSON schema is no JSON")
 	}
 	return nil
 }
 
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
-func (c *Client) persist(ctx context.Context, body []byte) (Answer, error) {
+func (c *Client) persist(ctx context.Context, body net.Buffers) (Answer, error) {
 	for attempt := 1; ; attempt++ {
 		answer, err := c.turn(ctx, body)
 		if err == nil || !passing(err) || attempt == c.attempts || ctx.Err() != nil {
@@ -240,7 +239,7 @@ func backoff(attempt int) time.Duration {
 }
 
 // turn waits for its turn and sends body once.
-func (c *Client) turn(ctx context.Context, body []byte) (answer Answer, err error) {
+func (c *Client) turn(ctx context.Context, body net.Buffers) (answer Answer, err error) {
 	entered, err := c.pace.enter(ctx)
 	if err != nil {
 		return Answer{}, c.unavailable(err, "waiting to send: %v", err)
@@ -257,7 +256,7 @@ func (c *Client) turn(ctx context.Context, body []byte) (answer Answer, err erro
 	return c.send(ctx, body)
 }
 
-func (c *Client) send(ctx context.Context, body []byte) (Answer, error) {
+func (c *Client) send(ctx context.Context, body net.Buffers) (Answer, error) {
 	attempt, cancel := context.WithTimeout(ctx, c.endpoint.AnswerWithin())
 	defer cancel()
 	x := &exchange{body: body}
@@ -278,22 +277,24 @@ func (c *Client) send(ctx context.Context, body []byte) (Answer, error) {
 
 // read makes an answer or an error of a whole reply. decodeErr is go-openai's.
 func (c *Client) read(x *exchange, resp openai.ChatCompletionResponse, decodeErr error) (Answer, error) {
-	p, isProblem := readProblem(x.reply)
 	if x.status < 200 || x.status > 299 {
-		if !isProblem {
+		p, ok := readProblem(x.reply)
+		if !ok {
 			p.text = describe(x.reply)
 		}
 		return c.refused(x.status, p, x.header)
 	}
-	if isProblem && len(resp.Choices) == 0 {
+	if len(resp.Choices) == 0 {
 		// Some gateways put the error of the server behind them into a 200.
-		if status := p.status(); status != 0 {
-			return c.refused(status, p, x.header)
+		if p, ok := readProblem(x.reply); ok {
+			if status := p.status(); status != 0 {
+				return c.refused(status, p, x.header)
+			}
+			if p.content() || p.tooLong(http.StatusBadRequest) {
+				return c.refused(http.StatusBadRequest, p, x.header)
+			}
+			return Answer{}, c.unavailable(nil, "HTTP %d with an error: %s", x.status, p.text)
 		}
-		if p.content() || p.tooLong(http.StatusBadRequest) {
-			return c.refused(http.StatusBadRequest, p, x.header)
-		}
-		return Answer{}, c.unavailable(nil, "HTTP %d with an error: %s", x.status, p.text)
 	}
 	var more struct {
 		Choices []struct {

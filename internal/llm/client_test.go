@@ -83,7 +83,7 @@ func TestAskSendsAndJournals(t *testing.T) {
 	request := Request{
 		Messages:   []schemas.Message{{Role: "system", Content: ""}, {Role: "user", Content: "Hi <you>"}},
 		MaxTokens:  7,
-		JSONSchema: &Schema{Name: "s", Schema: json.RawMessage(`{}`)},
+		JSONSchema: &Schema{Name: "s", Schema: map[string]any{}},
 		Sample:     2,
 	}
 	answer, meta, err := c.Ask(t.Context(), request)
@@ -476,13 +476,8 @@ func TestNewClientErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range []Request{
-		{},
-		{Messages: ask("Hi").Messages, JSONSchema: &Schema{Schema: json.RawMessage("{")}},
-	} {
-		if _, _, err := c.Ask(t.Context(), r); schemas.KindOf(err) != schemas.InvalidInput {
-			t.Errorf("%+v: %v", r, err)
-		}
+	if _, _, err := c.Ask(t.Context(), Request{}); schemas.KindOf(err) != schemas.InvalidInput {
+		t.Errorf("without messages: %v", err)
 	}
 }
 

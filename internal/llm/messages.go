@@ -33,28 +33,28 @@ const (
 )
 
 // messages writes messages as canonical JSON, with sorted names and nothing escaped
-// for HTML, and digests that.
-func (f *firstMessages) messages(messages []schemas.Message) ([]byte, schemas.Digest, error) {
+// for HTML, and digests that. The JSON comes in two parts, since all requests that begin
+// alike share the first.
+func (f *firstMessages) messages(messages []schemas.Message) (parts [2][]byte, _ schemas.Digest, err error) {
 	begun, err := f.begin(messages[0])
 	if err != nil {
-		return nil, "", err
+		return parts, "", err
 	}
-	out := make([]byte, 0, len(begun.json)+256)
-	out = append(out, begun.json...)
+	var rest []byte
 	for _, m := range messages[1:] {
 		raw, err := encodeMessage(m)
 		if err != nil {
-			return nil, "", err
+			return parts, "", err
 		}
-		out = append(append(out, ','), raw...)
+		rest = append(append(rest, ','), raw...)
 	}
-	out = append(out, ']')
+	rest = append(rest, ']')
 	clone, err := begun.digest.Clone()
 	if err != nil {
-		return nil, "", err
+		return parts, "", err
 	}
-	clone.Write(out[len(begun.json):])
-	return out, schemas.Digest(hex.EncodeToString(clone.Sum(nil))), nil
+	clone.Write(rest)
+	return [2][]byte{begun.json, rest}, schemas.Digest(hex.EncodeToString(clone.Sum(nil))), nil
 }
 
 func (f *firstMessages) begin(m schemas.Message) (first, error) {

@@ -2,9 +2,8 @@ package llm
 
 import (
 	"cmp"
-	"encoding/json"
 	"maps"
-	"slices"
+	"net"
 	"strconv"
 
 	"precept/schemas"
@@ -25,9 +24,9 @@ type Request struct {
 
 // Schema asks for an answer that is one JSON object of a form.
 type Schema struct {
-	Name   string          `json:"name"`
-	Schema json.RawMessage `json:"schema"`
-	Strict bool            `json:"strict"`
+	Name   string         `json:"name"`
+	Schema map[string]any `json:"schema"`
+	Strict bool           `json:"strict"`
 }
 
 // Answer is what a model finally said. It is what the journal holds.
@@ -105,7 +104,7 @@ func (e Endpoint) price(u Usage) float64 {
 // digested once: they may hold a whole policy.
 type question struct {
 	endpoint Endpoint
-	messages []byte         // canonical JSON
+	messages [2][]byte      // canonical JSON in parts
 	digest   schemas.Digest // of messages
 	fields   map[string]any // what is sent beside messages, served name and limit
 	limit    int            // most tokens of the answer; 0 is no limit
@@ -127,7 +126,10 @@ func (e Endpoint) question(r Request) (question, error) {
 		q.fields["top_p"] = r.TopP
 	}
 	if r.JSONSchema != nil && e.JSONMode != JSONNone {
-		q.fields["response_format"] = map[string]any{"type": "json_schema", "json_schema": r.JSONSchema}
+		s := r.JSONSchema
+		q.fields["response_format"] = map[string]any{
+			"type": "json_schema", "json_schema": map[string]any{"name": s.Name, "schema": s.Schema, "strict": s.Strict},
+		}
 	}
 	maps.Copy(q.fields, e.Extra)
 	if _, ok := e.Extra[e.limitField()]; ok {
@@ -172,8 +174,8 @@ func (q question) holds(a Answer) bool {
 	return a.Usage.CompletionTokens > 0 && int64(q.limit) > a.Usage.CompletionTokens
 }
 
-// body is what is sent.
-func (q question) body() ([]byte, error) {
+// body is what is sent, in parts.
+func (q question) body() (net.Buffers, error) {
 	rest := maps.Clone(q.fields)
 	rest["model"] = q.endpoint.Model
 	if q.limit != 0 {
@@ -183,7 +185,8 @@ func (q question) body() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat([]byte(`{"messages":`), q.messages, []byte(","), raw[1:]), nil
+	raw[0] = ','
+	return net.Buffers{[]byte(`{"messages":`), q.messages[0], q.messages[1], raw}, nil
 }
 
 // seed makes samples differ, and lets a repeated request be told from another sample

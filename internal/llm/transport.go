@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"slices"
 )
 
 // maxReply bounds what is read of one reply.
@@ -16,7 +18,7 @@ const maxReply = 16 << 20
 // all that is sent (temperature 0, fields of other servers) nor keep all that
 // comes back (headers of an error, a field named reasoning).
 type exchange struct {
-	body []byte
+	body net.Buffers
 
 	status int // 0 until a whole reply was read
 	header http.Header
@@ -44,9 +46,15 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Body.Close() // a RoundTripper closes the body it was given
 	}
 	out := req.Clone(req.Context())
-	out.Body = io.NopCloser(bytes.NewReader(x.body))
-	out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body)), nil }
-	out.ContentLength = int64(len(x.body))
+	out.GetBody = func() (io.ReadCloser, error) {
+		unread := slices.Clone(x.body) // to read consumes it
+		return io.NopCloser(&unread), nil
+	}
+	out.Body, _ = out.GetBody()
+	out.ContentLength = 0
+	for _, part := range x.body {
+		out.ContentLength += int64(len(part))
+	}
 	resp, err := t.base.RoundTrip(out)
 	if err != nil {
 		return nil, err

@@ -88,9 +88,9 @@ func (p *partition) add(name string, records []record) {
 	}
 }
 
-// add takes a segment that was just written.
+// add takes a segment that was just written. Its values are let go: who asked for them
+// has them, and they are seldom looked up.
 func (x *index) add(partition int, name string, records []record) {
-	x.unpacked.keep(name, records)
 	x.partitions[partition].add(name, records)
 }
 
@@ -272,7 +272,7 @@ type table struct {
 }
 
 const (
-	tailLength = 1 << 10
+	tailLength = 1 << 7
 	numberBits = 24
 )
 

@@ -166,11 +166,11 @@ func (j *Journal) Lookup(ctx context.Context, key schemas.Key) (value []byte, ok
 	return j.index.lookup(ctx, k)
 }
 
-// Refresh finds what other processes have flushed so far.
-func (j *Journal) Refresh(ctx context.Context) error {
-	now := time.Now()
+// Refresh finds what other processes had flushed by a time. It lists nothing that was
+// listed later than that.
+func (j *Journal) Refresh(ctx context.Context, flushed time.Time) error {
 	for i := range j.index.partitions {
-		if err := j.index.refresh(ctx, i, now, true); err != nil {
+		if err := j.index.refresh(ctx, i, flushed, true); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -70,7 +71,7 @@ func TestJournal(t *testing.T) {
 			if err := j.Flush(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if err := other.Refresh(ctx); err != nil {
+			if err := other.Refresh(ctx, time.Now()); err != nil {
 				t.Fatal(err)
 			}
 			// One that holds no values reads them again.
@@ -186,12 +187,54 @@ func TestJournalBrokenSegment(t *testing.T) {
 	j := open(t, s, options)
 	wantNothing(t, j, schemas.Key(strings.Repeat("a", 63)+"0"))
 	wantValue(t, j, schemas.Key(strings.Repeat("a", 63)+"1"), "1")
-	if err := j.Refresh(ctx); err != nil {
+	if err := j.Refresh(ctx, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(log.String(), names[0]); n != 1 {
 		t.Errorf("the broken segment is named %d times in the log, want once:\n%s", n, log.String())
 	}
+}
+
+// listed counts the listings of a store.
+type listed struct {
+	shard.Store
+	times int
+}
+
+func (l *listed) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[shard.Info, error] {
+	l.times++
+	return l.Store.ListAfter(ctx, prefix, after)
+}
+
+// TestJournalRefresh finds what another process flushed, and lists nothing that a listing
+// of before holds for sure.
+func TestJournalRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, s := t.Context(), &listed{Store: shard.NewMemory()}
+		other, j := open(t, s, manual()), open(t, s, manual())
+		for i, ago := range []time.Duration{0, time.Second, time.Hour} { // from the flush to the refresh
+			if err := other.Append(request(i), []byte("1")); err != nil {
+				t.Fatal(err)
+			}
+			if err := other.Flush(ctx); err != nil {
+				t.Fatal(err)
+			}
+			flushed := time.Now()
+			time.Sleep(ago)
+			if err := j.Refresh(ctx, flushed); err != nil {
+				t.Fatal(err)
+			}
+			wantValue(t, j, request(i), "1")
+			before := s.times
+			time.Sleep(time.Millisecond)
+			if err := j.Refresh(ctx, flushed); err != nil {
+				t.Fatal(err)
+			}
+			if again := s.times > before; again != (ago == 0) {
+				t.Errorf("a second refresh %s after the flush: listed again is %v", ago, again)
+			}
+		}
+	})
 }
 
 func TestJournalKeys(t *testing.T) {

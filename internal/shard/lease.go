@@ -37,7 +37,7 @@ type Lease struct {
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
 
-	first bool // nobody had it before
+	former time.Time // until when somebody else may have had it
 
 	mu      sync.Mutex
 	state   leaseState
@@ -110,9 +110,7 @@ func (w *watch) try(ctx context.Context) error {
 	held, info, err := l.get(ctx)
 	if schemas.KindOf(err) == schemas.NotFound {
 		w.tried = time.Now()
-		err := l.put(ctx, w.tried, PutOptions{IfNoneMatch: true})
-		l.first = err == nil
-		return err
+		return l.put(ctx, w.tried, PutOptions{IfNoneMatch: true})
 	}
 	if err != nil {
 		return err
@@ -122,7 +120,10 @@ func (w *watch) try(ctx context.Context) error {
 		l.adopt(held, info.ETag, w.tried)
 		return nil
 	}
-	w.holder = held.Holder
+	w.holder, l.former = held.Holder, time.Now()
+	if held.Released {
+		l.former = l.former.Add(-info.Age)
+	}
 	if info.ETag != w.etag {
 		w.etag, w.since = info.ETag, time.Now()
 	}
@@ -220,9 +221,9 @@ func (l *Lease) lose(format string, args ...any) {
 	l.lost = schemas.Errorf("check lease", leaseObject(l.key), schemas.Conflict, format, args...)
 }
 
-// First reports whether nobody had the lease before, so that nobody can have begun the
-// work.
-func (l *Lease) First() bool { return l.first }
+// Former is until when somebody else may have had the lease. It is zero where nobody had
+// it, so that nobody can have begun the work.
+func (l *Lease) Former() time.Time { return l.former }
 
 // Check returns nil as long as nobody else can have the lease, and a Conflict
 // afterwards. It asks only the clock.

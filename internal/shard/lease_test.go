@@ -71,6 +71,9 @@ func TestLeaseHandover(t *testing.T) {
 		if err := second.Check(); err != nil {
 			t.Error(err)
 		}
+		if !first.Former().IsZero() || !second.Former().Equal(start.Add(10*ttl)) {
+			t.Errorf("held before by somebody until %v and %v, want never and %v", first.Former(), second.Former(), start.Add(10*ttl))
+		}
 		waiting, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		_, err = shard.Acquire(waiting, s, "k", leaseOptions("third"))

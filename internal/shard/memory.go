@@ -39,6 +39,9 @@ var _ Store = (*Memory)(nil)
 // Get implements Store.
 func (m *Memory) Get(ctx context.Context, key string) ([]byte, Info, error) {
 	o, err := m.find(ctx, "get", key)
+	if err == nil {
+		o.info.Age = time.Since(o.info.Modified)
+	}
 	return slices.Clone(o.body), o.info, err
 }
 

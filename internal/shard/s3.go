@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -143,13 +144,22 @@ func (s *S3) Get(ctx context.Context, key string) ([]byte, Info, error) {
 		if err == nil {
 			return body, Info{
 				Key: key, ETag: unquote(out.ETag), Size: int64(len(body)),
-				Modified: aws.ToTime(out.LastModified), Meta: lower(out.Metadata),
+				Modified: aws.ToTime(out.LastModified), Age: age(out), Meta: lower(out.Metadata),
 			}, nil
 		}
 		if attempt == 3 || ctx.Err() != nil {
 			return nil, Info{}, schemas.E(op, key, schemas.Unavailable, err)
 		}
 	}
+}
+
+// age is an object's age when the server replied. Both of its times are in whole seconds.
+func age(out *s3.GetObjectOutput) time.Duration {
+	now, ok := middleware.GetServerTime(out.ResultMetadata)
+	if !ok || out.LastModified == nil {
+		return 0
+	}
+	return max(0, now.Sub(*out.LastModified)-time.Second)
 }
 
 // Head implements Store.

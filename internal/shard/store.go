@@ -42,6 +42,9 @@ type Info struct {
 	Size int64
 	// Modified is the server's time of the write. Put and PutFile leave it zero.
 	Modified time.Time
+	// Age is how long ago Get found the write to be, at least. It depends on nobody's
+	// clock but the server's.
+	Age time.Duration
 	// Meta is the object's own metadata; its names are lower-case.
 	Meta map[string]string
 }

@@ -59,7 +59,7 @@ func start(t testing.TB, program, id, secret string) (address string) {
 	for range 5 {
 		address := freeAddress(t)
 		output.Reset()
-		cmd := exec.Command(program, "--port", address, "--health", "/health", "posix", dir)
+		cmd := exec.Command(program, "--port", address, "--health", "/health", "--keep-alive", "posix", dir)
 		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+id, "ROOT_SECRET_ACCESS_KEY="+secret)
 		cmd.Stdout, cmd.Stderr = &output, &output
 		if err := cmd.Start(); err != nil {

@@ -53,6 +53,10 @@ func objects(t *testing.T, s shard.Store) {
 		if string(got) != body {
 			t.Errorf("Get = %q, want %q", got, body)
 		}
+		if info.Age < 0 || info.Age > time.Hour {
+			t.Errorf("Age = %v", info.Age)
+		}
+		info.Age = 0
 		head, err := s.Head(ctx, key)
 		if err != nil {
 			t.Fatal(err)
