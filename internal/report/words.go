@@ -357,13 +357,13 @@ func emptyNotes(s suite) (notes []string) {
 	return notes
 }
 
-// caveats says what a reader of the figures must know.
 // sentence makes one of a note.
 func sentence(note string) string {
 	first, size := utf8.DecodeRuneInString(note)
 	return string(unicode.ToUpper(first)) + strings.TrimSuffix(note[size:], ".") + "."
 }
 
+// caveats says what a reader of the figures must know.
 func caveats(r schemas.RunReport) (out []string) {
 	if len(r.Simulated) > 0 {
 		out = append(out, "Simulated: "+strings.Join(r.Simulated, ", ")+".")
