@@ -95,7 +95,7 @@ func TestRequestBody(t *testing.T) {
 			MaxTokens int               `json:"max_tokens"`
 			Seed      *int64            `json:"seed"`
 		}
-		if err := json.NewDecoder(bytes.NewReader(body)).Decode(&sent); err != nil {
+		if err := json.NewDecoder(bytes.NewReader(bytes.Join(body, nil))).Decode(&sent); err != nil {
 			t.Fatalf("%v: %s", err, body)
 		}
 		if sent.Model != e.Model || sent.MaxTokens != r.MaxTokens || sent.Seed == nil || schemas.DigestOf(sent.Messages) != schemas.DigestOf(r.Messages) {
