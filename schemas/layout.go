@@ -1,0 +1,49 @@
+package schemas
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// The layout of the store. Every key ends in a file name.
+
+// RunKey is a run's ID as it stands in keys.
+func RunKey(run RunID) string { return strings.ReplaceAll(url.PathEscape(string(run)), ".", "%2E") }
+
+// PlanObject is where a stage's plan lies.
+func PlanObject(run RunID, stage Stage) string {
+	return fmt.Sprintf("plans/%s/%s.json", RunKey(run), stage)
+}
+
+// RunObject is where a file particular to a run lies.
+func RunObject(run RunID, name string) string {
+	return fmt.Sprintf("runs/%s/%s", RunKey(run), name)
+}
+
+// ManifestObject is where a stage's manifest lies.
+func ManifestObject(run RunID, stage Stage) string {
+	return RunObject(run, fmt.Sprintf("manifest/%s.json", stage))
+}
+
+// PartialObject is where the record of a partial output lies.
+func PartialObject(run RunID, stage Stage, key Key) string {
+	return RunObject(run, fmt.Sprintf("partial/%s/%s.json", stage, key))
+}
+
+// JobObject is where a training job's result lies.
+func JobObject(key Key) string { return fmt.Sprintf("jobs/%s.json", key) }
+
+// InputObject is where an imported file lies.
+func InputObject(d Digest) string { return "inputs/" + string(d) + ".bin" }
+
+// PolicyPrefix is the folder of a stored policy.
+func PolicyPrefix(d Digest) string { return "policies/" + string(d) }
+
+// ModelPrefix is the folder of a stored model.
+func ModelPrefix(d Digest) string { return "models/" + string(d) }
+
+// CheckpointPrefix is the folder of a training job's checkpoint.
+func CheckpointPrefix(job Key, step int) string {
+	return fmt.Sprintf("checkpoints/%s/%08d", job, step)
+}
