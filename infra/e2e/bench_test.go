@@ -20,13 +20,13 @@ import (
 	"precept/schemas"
 )
 
-// mocked starts a stack whose teacher and judge are the bench's mock.
-func mocked(t *testing.T, latency time.Duration, inFlight int) (s *stack, url string) {
+// mocked starts a stack whose teacher and judge are the bench's mock, which gets the flags.
+func mocked(t *testing.T, latency time.Duration, inFlight int, flags ...string) (s *stack, url string) {
 	t.Helper()
 	s = newStack(t)
 	port := freePort(t)
 	url = fmt.Sprintf("http://127.0.0.1:%d", port)
-	s.start("mock", s.built("mock"), "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--latency", latency.String())
+	s.start("mock", s.built("bench/mock"), append([]string{"--listen", fmt.Sprintf("127.0.0.1:%d", port), "--latency", latency.String()}, flags...)...)
 	s.await("the mock", time.Minute, func() bool { return up(url + "/requests") })
 	endpoint := func(model string) map[string]any {
 		return map[string]any{"base_url": url + "/v1", "model": model, "provider": "bench", "revision": "1", "simulated": true, "max_in_flight": inFlight}
@@ -35,14 +35,14 @@ func mocked(t *testing.T, latency time.Duration, inFlight int) (s *stack, url st
 	return s, url
 }
 
-// built builds a program of the bench.
-func (s *stack) built(name string) string {
+// built builds a program of this checkout from its folder.
+func (s *stack) built(folder string) string {
 	s.Helper()
-	path := filepath.Join(s.dir, name)
-	cmd := exec.Command("go", "build", "-o", path, "./bench/"+name)
+	path := filepath.Join(s.dir, filepath.Base(folder)+".bin")
+	cmd := exec.Command("go", "build", "-o", path, "./"+folder)
 	cmd.Dir = s.root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		s.Fatalf("build %s: %v\n%s", name, err, out)
+		s.Fatalf("build %s: %v\n%s", folder, err, out)
 	}
 	return path
 }
@@ -92,7 +92,7 @@ func TestRate(t *testing.T) {
 		t.Run(fmt.Sprint(inFlight), func(t *testing.T) {
 			n := number("BENCH_REQUESTS", 80*inFlight)
 			s, url := mocked(t, 250*time.Millisecond, inFlight)
-			bare := s.built("bare")
+			bare := s.built("bench/bare")
 			w := s.worker("worker", "factory,llm")
 			for round := range number("BENCH_ROUNDS", 3) {
 				cmd := exec.Command(bare, "--url", url+"/v1", "--requests", fmt.Sprint(n), "--in-flight", fmt.Sprint(inFlight))
