@@ -50,20 +50,30 @@ func (s *stack) built(folder string) string {
 // cpu is the time that a process has used.
 func (p *process) cpu(t *testing.T) time.Duration {
 	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
+	used, ok := cpuOf(p.cmd.Process.Pid)
+	if !ok {
+		t.Fatalf("process %d has no times", p.cmd.Process.Pid)
 	}
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+2:]))
+	return used
+}
+
+// cpuOf is the time that a process has used, where it still runs.
+func cpuOf(pid int) (time.Duration, bool) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	// User and system time, in hundredths of a second.
+	_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
 	var ticks time.Duration
-	for _, f := range fields[11:13] {
+	for _, f := range strings.Fields(rest)[11:13] {
 		n, err := strconv.Atoi(f)
 		if err != nil {
-			t.Fatal(err)
+			return 0, false
 		}
 		ticks += time.Duration(n)
 	}
-	return ticks * 10 * time.Millisecond
+	return ticks * 10 * time.Millisecond, true
 }
 
 // status is a line of a process's status, in MiB.

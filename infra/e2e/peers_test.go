@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,22 +27,31 @@ import (
 // peer is another program that does Precept's synthesize, with its settings. See
 // bench/peers.
 type peer struct {
-	name   string
-	venv   string // below PEERS_HOME
-	script string
-	flags  []string
+	name     string
+	venv     string // below PEERS_HOME
+	script   string
+	inFlight int // requests at once; by default what TestPeersSettings found best
+	flags    []string
 }
 
 var (
-	dataDesigner = peer{"Data Designer", "data-designer", "data_designer_job.py", nil}
-	curator      = peer{"Curator", "bespokelabs-curator", "curator_job.py", nil}
-	distilabel   = peer{"distilabel", "distilabel", "distilabel_job.py", nil}
-	datatrove    = peer{"datatrove", "datatrove", "datatrove_job.py", nil}
+	dataDesigner = peer{"Data Designer", "data-designer", "data_designer_job.py", 256, nil}
+	curator      = peer{"Curator", "bespokelabs-curator", "curator_job.py", 256, nil}
+	distilabel   = peer{"distilabel", "distilabel", "distilabel_job.py", 256, nil}
+	datatrove    = peer{"datatrove", "datatrove", "datatrove_job.py", 1024, nil}
 )
+
+// preceptInFlight is what TestPeersSettings found best for Precept.
+const preceptInFlight = 1024
 
 func (p peer) with(flags ...string) peer {
 	p.name += " " + strings.Join(flags, " ")
 	p.flags = append(slices.Clone(p.flags), flags...)
+	return p
+}
+
+func (p peer) at(inFlight int) peer {
+	p.inFlight = inFlight
 	return p
 }
 
@@ -140,14 +148,14 @@ func (b book) since(a book) book {
 }
 
 // command starts a peer's script in a folder, as the current run.
-func (w *work) command(p peer, name, folder string, inFlight int) *process {
+func (w *work) command(p peer, name, folder string) *process {
 	w.Helper()
 	system := filepath.Join(w.dir, "system.txt")
 	if err := os.WriteFile(system, fmt.Appendf(nil, "Policy %d.\n\n%s", w.runs, w.system), 0o644); err != nil {
 		w.Fatal(err)
 	}
 	args := []string{filepath.Join(w.root, "bench/peers", p.script), "run", "--work", folder,
-		"--url", w.url + "/v1", "--prompts", w.prompts, "--system", system, "--in-flight", fmt.Sprint(inFlight)}
+		"--url", w.url + "/v1", "--prompts", w.prompts, "--system", system, "--in-flight", fmt.Sprint(p.inFlight)}
 	return w.start(name, p.python(w), append(args, p.flags...)...)
 }
 
@@ -181,24 +189,26 @@ func last(text []byte) []byte {
 	return []byte(lines[len(lines)-1])
 }
 
-// peerJob measures one job of a peer, which has inFlight requests at once.
-func (w *work) peerJob(p peer, inFlight int) (f figures) {
+// peerJob measures one job of a peer.
+func (w *work) peerJob(p peer) (f figures) {
 	w.Helper()
 	w.runs++
 	name := fmt.Sprintf("peer-%d", w.runs)
 	folder := filepath.Join(w.dir, name)
 	before, begun := w.book(), time.Now()
-	run := w.command(p, name, folder, inFlight)
-	peak := watch(run)
+	run := w.command(p, name, folder)
+	used := watch(run)
 	<-run.done
-	f.whole, f.peak = time.Since(begun), peak()
+	f.whole = time.Since(begun)
+	f.peak, f.cpu = used()
 	f.ledger = w.book().since(before)
 	raw, err := os.ReadFile(filepath.Join(w.dir, name+".log"))
 	if err != nil {
 		w.Fatal(err)
 	}
 	state := run.cmd.ProcessState
-	f.cpu = state.UserTime() + state.SystemTime()
+	// Of children that nobody waits for, the operating system's sum knows nothing.
+	f.cpu = max(f.cpu, state.UserTime()+state.SystemTime())
 	f.job = f.whole
 	var own struct {
 		Seconds float64 `json:"seconds"`
@@ -249,7 +259,7 @@ func (w *work) preceptJob(inFlight int) (run, stage, services figures) {
 	other := func() (sum time.Duration) { return w.parts["temporal"].cpu(w.T) + w.parts["s3"].cpu(w.T) }
 	before, beside, begun := w.book(), other(), time.Now()
 	worker := w.start(id, program, "--config", w.write("worker.json", w.config), "--queues", "factory,llm")
-	peak, besidePeak := watch(worker), watch(w.parts["temporal"], w.parts["s3"])
+	used, usedBeside := watch(worker), watch(w.parts["temporal"], w.parts["s3"])
 	// A worker that polls has started.
 	w.await("the worker", time.Minute, func() bool {
 		d, err := w.client.DescribeTaskQueue(w.Context(), schemas.QueueFactory, enums.TASK_QUEUE_TYPE_WORKFLOW)
@@ -277,7 +287,8 @@ func (w *work) preceptJob(inFlight int) (run, stage, services figures) {
 	synthesized = worker.cpu(w.T)
 	services.cpu = other() - beside
 	run.cpu = synthesized - run.start
-	run.peak, services.peak = peak(), besidePeak()
+	run.peak, _ = used()
+	services.peak, _ = usedBeside()
 	report := w.report(handle, time.Minute)
 	run.ledger = w.book().since(before)
 	worker.kill()
@@ -290,27 +301,39 @@ func (w *work) preceptJob(inFlight int) (run, stage, services figures) {
 	return run, stage, services
 }
 
-// watch samples the memory of processes and all that they start, until it is asked
-// for the largest sum: proportional set sizes, so that what forks share counts once.
-func watch(roots ...*process) (peak func() float64) {
-	stop, done := make(chan struct{}), make(chan float64)
+// watch samples what processes and all that they start use, until it is asked for the
+// largest sum of their memory and the sum of their CPU. Memory is the proportional set
+// size, so that what forks share counts once.
+func watch(roots ...*process) (used func() (mib float64, cpu time.Duration)) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	var most float64
+	times := map[int]time.Duration{}
 	go func() {
-		var most float64
-		for {
+		defer close(done)
+		for i := 0; ; i++ {
 			select {
 			case <-stop:
-				done <- most
 				return
-			case <-time.After(250 * time.Millisecond):
-				var sum float64
-				for _, pid := range group(roots) {
-					sum += pss(pid)
-				}
-				most = max(most, sum)
+			case <-time.After(50 * time.Millisecond):
 			}
+			var sum float64
+			for _, pid := range group(roots) {
+				if t, ok := cpuOf(pid); ok {
+					times[pid] = t
+				}
+				sum += pss(pid, i)
+			}
+			most = max(most, sum)
 		}
 	}()
-	return sync.OnceValue(func() float64 { close(stop); return <-done })
+	return func() (mib float64, cpu time.Duration) {
+		close(stop)
+		<-done
+		for _, t := range times {
+			cpu += t
+		}
+		return most, cpu
+	}
 }
 
 // group lists the processes in the groups of some.
@@ -329,7 +352,11 @@ func group(roots []*process) (pids []int) {
 	return pids
 }
 
-func pss(pid int) (mib float64) {
+// pss is read at every fifth sample, because it costs.
+func pss(pid, sample int) (mib float64) {
+	if sample%5 != 0 {
+		return 0
+	}
 	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	for line := range strings.Lines(string(raw)) {
 		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
@@ -345,61 +372,59 @@ func load() string {
 	return strings.Fields(string(raw))[0]
 }
 
-// TestPeers measures Precept beside its peers: first each setting once, then the
-// best of each, in turn.
+// TestPeersSettings measures each setting once.
+func TestPeersSettings(t *testing.T) {
+	w := newWork(t, number("PEERS_ROWS", 4_000), false)
+	levels := []int{64, 256, 1024}
+	for _, p := range []peer{
+		dataDesigner, dataDesigner.with("--chunk", "4000"),
+		curator,
+		distilabel, distilabel.with("--processes", "2"),
+		datatrove, datatrove.with("--processes", "2"),
+	} {
+		for _, inFlight := range levels {
+			w.measure(p.at(inFlight))
+		}
+	}
+	for _, inFlight := range levels {
+		w.measurePrecept(inFlight)
+	}
+}
+
+// TestPeers measures Precept beside its peers, each at its best setting, in turn.
 func TestPeers(t *testing.T) {
 	w := newWork(t, number("PEERS_ROWS", 4_000), false)
-	type setting struct {
-		peer     peer
-		inFlight int
+	for range number("PEERS_ROUNDS", 3) {
+		for _, p := range []peer{
+			dataDesigner.with("--chunk", "4000"),
+			curator,
+			distilabel, distilabel.with("--durable"),
+			datatrove, datatrove.with("--processes", "2"), datatrove.with("--processes", "2", "--durable"),
+		} {
+			w.measure(p)
+		}
+		w.measurePrecept(preceptInFlight)
 	}
-	var measured []setting
-	levels := []int{64, 256, 1024}
-	for _, variants := range [][]peer{
-		{dataDesigner, dataDesigner.with("--chunk", "4000")},
-		{curator},
-		{distilabel, distilabel.with("--processes", "2")},
-		{datatrove, datatrove.with("--processes", "2")},
-	} {
-		var best setting
-		var rate float64
-		for _, p := range variants {
-			for _, inFlight := range levels {
-				f := w.peerJob(p, inFlight)
-				t.Logf("setting: %-28s %4d in flight: %s; load %s", p.name, inFlight, f, load())
-				if r := float64(f.rows) / f.job.Seconds(); f.rows == int64(w.n) && r > rate {
-					best, rate = setting{p, inFlight}, r
-				}
-			}
-		}
-		if rate == 0 {
-			t.Errorf("%s answers no job in full", variants[0].name)
-			continue
-		}
-		measured = append(measured, best)
-		if p := best.peer; p.venv == datatrove.venv || p.venv == distilabel.venv {
-			measured = append(measured, setting{p.with("--durable"), best.inFlight})
-		}
+}
+
+func (w *work) measure(p peer) {
+	w.Helper()
+	f := w.peerJob(p)
+	if f.rows != int64(w.n) {
+		w.Errorf("%s: %d rows, want %d", p.name, f.rows, w.n)
 	}
-	var own int
-	var rate float64
-	for _, inFlight := range levels {
-		run, stage, _ := w.preceptJob(inFlight)
-		t.Logf("setting: %-28s %4d in flight: %s; load %s", "Precept, whole run", inFlight, run, load())
-		t.Logf("setting: %-28s %4d in flight: %s", "Precept, synthesize", inFlight, stage)
-		if r := float64(run.rows) / run.job.Seconds(); r > rate {
-			own, rate = inFlight, r
-		}
+	w.Logf("%-34s %4d in flight: %s; load %s", p.name, p.inFlight, f, load())
+}
+
+func (w *work) measurePrecept(inFlight int) {
+	w.Helper()
+	run, stage, services := w.preceptJob(inFlight)
+	if run.rows != int64(w.n) {
+		w.Errorf("Precept: %d rows, want %d", run.rows, w.n)
 	}
-	for round := range number("PEERS_ROUNDS", 3) {
-		for _, m := range measured {
-			t.Logf("round %d: %-28s %4d in flight: %s; load %s", round, m.peer.name, m.inFlight, w.peerJob(m.peer, m.inFlight), load())
-		}
-		run, stage, services := w.preceptJob(own)
-		t.Logf("round %d: %-28s %4d in flight: %s; load %s", round, "Precept, whole run", own, run, load())
-		t.Logf("round %d: %-28s %4d in flight: %s", round, "Precept, synthesize", own, stage)
-		t.Logf("round %d: %-28s %4s           CPU %.2f s a 1,000, peak %.0f MiB", round, "Temporal and the S3 gateway", "", services.cpu.Seconds()/float64(w.n)*1000, services.peak)
-	}
+	w.Logf("%-34s %4d in flight: %s; load %s", "Precept, whole run", inFlight, run, load())
+	w.Logf("%-34s %4d in flight: %s", "Precept, synthesize", inFlight, stage)
+	w.Logf("%-34s CPU %.2f s a 1,000, peak %.0f MiB", "  Temporal and the S3 gateway", services.cpu.Seconds()/float64(w.n)*1000, services.peak)
 }
 
 // TestPeersRefusal has one prompt of a thousand refused by the provider.
@@ -411,7 +436,7 @@ func TestPeersRefusal(t *testing.T) {
 		distilabel,
 		datatrove, datatrove.with("--tolerant"),
 	} {
-		t.Logf("%-28s %s", p.name, w.peerJob(p, 64))
+		t.Logf("%-28s %s", p.name, w.peerJob(p.at(64)))
 	}
 	run, _, _ := w.preceptJob(64)
 	t.Logf("%-28s %s", "Precept", run)
@@ -432,10 +457,11 @@ func TestPeersKilled(t *testing.T) {
 			name := fmt.Sprintf("killed-%d", w.runs)
 			folder := filepath.Join(w.dir, name)
 			before := w.book()
-			first := w.command(p, name, folder, 64)
+			p = p.at(64)
+			first := w.command(p, name, folder)
 			atKill := w.half(before, first.kill, first.done)
 			begun := time.Now()
-			second := w.command(p, name, folder, 64)
+			second := w.command(p, name, folder)
 			ended := "it hangs: no request for a minute, and no end"
 			if !w.stuck(second) {
 				ended = second.cmd.ProcessState.String()
