@@ -3,19 +3,20 @@
 from job import Job, parquet  # isort: skip
 
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["CURATOR_DISABLE_RICH_DISPLAY"] = "1"
 # tiktoken would download its encoding; LiteLLM ships it.
-os.environ["TIKTOKEN_CACHE_DIR"] = str(
-    Path(find_spec("litellm").origin).parent / "litellm_core_utils" / "tokenizers"
-)
+os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(find_spec("litellm").origin).parent / "litellm_core_utils" / "tokenizers")
 
 from bespokelabs import curator
 
 
 class Teacher(curator.LLM):
+    """Asks for one row."""
+
     def prompt(self, row: dict) -> str:
         return row["text"]
 
@@ -43,7 +44,7 @@ def run(job: Job) -> None:
     response.dataset.to_parquet(job.work / "answers.parquet")
 
 
-def answered(job: Job):
+def answered(job: Job) -> Iterable[str]:
     return (row["id"] for row in parquet(job.work, ["id", "answer"]) if row["answer"])
 
 

@@ -2,6 +2,8 @@
 
 from job import Job, parquet  # isort: skip
 
+from collections.abc import Iterable
+
 import data_designer.config as dd
 import data_designer.lazy_heavy_imports as lazy
 from data_designer.interface import DataDesigner
@@ -47,7 +49,7 @@ def run(job: Job) -> None:
     designer.create(config, num_records=len(job.rows()), dataset_name="job", resume=dd.ResumeMode.IF_POSSIBLE)
 
 
-def answered(job: Job):
+def answered(job: Job) -> Iterable[str]:
     folder = job.work / "artifacts" / "job" / "parquet-files"
     return (row["id"] for row in parquet(folder, ["id", "answer"]) if row["answer"])
 

@@ -2,6 +2,9 @@
 
 from job import Job, parquet  # isort: skip
 
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
+
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner
@@ -14,12 +17,12 @@ class Prompts:
     def __init__(self, rows: list[dict]) -> None:
         self.rows = rows
 
-    def __call__(self, _data, rank: int = 0, world_size: int = 1):
+    def __call__(self, _data: object, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for row in self.rows[rank::world_size]:
             yield Document(id=row["id"], text=row["text"])
 
 
-async def ask(document: Document, generate, system: str):
+async def ask(document: Document, generate: Callable[[dict], Awaitable[Any]], system: str) -> dict:
     result = await generate(
         {"messages": [{"role": "system", "content": system}, {"role": "user", "content": document.text}]}
     )
@@ -51,7 +54,7 @@ def run(job: Job) -> None:
     ).run()
 
 
-def answered(job: Job):
+def answered(job: Job) -> Iterable[str]:
     for row in parquet(job.work / "answers", ["id", "metadata"]):
         if any(result["answer"] for result in row["metadata"]["rollout_results"]):
             yield row["id"]

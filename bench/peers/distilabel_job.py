@@ -1,8 +1,9 @@
 """distilabel: one TextGeneration step over a list."""
 
-from job import Job, parquet  # isort: skip
+from job import Job  # isort: skip
 
 import os
+from collections.abc import Iterable
 
 # At INFO its client of HTTP logs every request.
 os.environ["DISTILABEL_LOG_LEVEL"] = "WARNING"
@@ -38,7 +39,7 @@ def run(job: Job) -> None:
     distiset["default"]["train"].to_parquet(job.work / "answers.parquet")
 
 
-def answered(job: Job):
+def answered(job: Job) -> Iterable[str]:
     file = job.work / "answers.parquet"
     if not file.exists():
         return []

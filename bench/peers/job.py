@@ -23,6 +23,8 @@ os.environ.update(
 
 
 class Job:
+    """One call of a script: its arguments as attributes."""
+
     def __init__(self) -> None:
         p = argparse.ArgumentParser()
         p.add_argument("command", choices=["run", "count"])
@@ -59,4 +61,6 @@ def parquet(folder: Path, columns: list[str]) -> list[dict]:
     """The rows of all Parquet files under a folder."""
     import pyarrow.parquet as pq
 
-    return [row for f in sorted(folder.rglob("*.parquet")) for row in pq.ParquetFile(f).read(columns=columns).to_pylist()]
+    return [
+        row for f in sorted(folder.rglob("*.parquet")) for row in pq.ParquetFile(f).read(columns=columns).to_pylist()
+    ]

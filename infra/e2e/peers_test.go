@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -392,16 +393,24 @@ func TestPeersSettings(t *testing.T) {
 }
 
 // TestPeers measures Precept beside its peers, each at its best setting, in turn.
+// PEERS_ONLY is a regular expression of the names to measure beside Precept.
 func TestPeers(t *testing.T) {
 	w := newWork(t, number("PEERS_ROWS", 4_000), false)
+	only, err := regexp.Compile(os.Getenv("PEERS_ONLY"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range number("PEERS_ROUNDS", 3) {
 		for _, p := range []peer{
 			dataDesigner.with("--chunk", "4000"),
 			curator,
-			distilabel, distilabel.with("--durable"),
-			datatrove, datatrove.with("--processes", "2"), datatrove.with("--processes", "2", "--durable"),
+			distilabel, distilabel.with("--processes", "2"), distilabel.with("--durable"),
+			datatrove, datatrove.with("--processes", "2"),
+			datatrove.with("--durable"), datatrove.with("--processes", "2", "--durable"),
 		} {
-			w.measure(p)
+			if only.MatchString(p.name) {
+				w.measure(p)
+			}
 		}
 		w.measurePrecept(preceptInFlight)
 	}
