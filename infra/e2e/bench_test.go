@@ -20,13 +20,13 @@ import (
 	"precept/schemas"
 )
 
-// mocked starts a stack whose teacher and judge are the bench's mock.
-func mocked(t *testing.T, latency time.Duration, inFlight int) (s *stack, url string) {
+// mocked starts a stack whose teacher and judge are the bench's mock, which gets the flags.
+func mocked(t *testing.T, latency time.Duration, inFlight int, flags ...string) (s *stack, url string) {
 	t.Helper()
 	s = newStack(t)
 	port := freePort(t)
 	url = fmt.Sprintf("http://127.0.0.1:%d", port)
-	s.start("mock", s.built("mock"), "--listen", fmt.Sprintf("127.0.0.1:%d", port), "--latency", latency.String())
+	s.start("mock", s.built("bench/mock"), append([]string{"--listen", fmt.Sprintf("127.0.0.1:%d", port), "--latency", latency.String()}, flags...)...)
 	s.await("the mock", time.Minute, func() bool { return up(url + "/requests") })
 	endpoint := func(model string) map[string]any {
 		return map[string]any{"base_url": url + "/v1", "model": model, "provider": "bench", "revision": "1", "simulated": true, "max_in_flight": inFlight}
@@ -35,14 +35,14 @@ func mocked(t *testing.T, latency time.Duration, inFlight int) (s *stack, url st
 	return s, url
 }
 
-// built builds a program of the bench.
-func (s *stack) built(name string) string {
+// built builds a program of this checkout from its folder.
+func (s *stack) built(folder string) string {
 	s.Helper()
-	path := filepath.Join(s.dir, name)
-	cmd := exec.Command("go", "build", "-o", path, "./bench/"+name)
+	path := filepath.Join(s.dir, filepath.Base(folder)+".bin")
+	cmd := exec.Command("go", "build", "-o", path, "./"+folder)
 	cmd.Dir = s.root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		s.Fatalf("build %s: %v\n%s", name, err, out)
+		s.Fatalf("build %s: %v\n%s", folder, err, out)
 	}
 	return path
 }
@@ -50,20 +50,30 @@ func (s *stack) built(name string) string {
 // cpu is the time that a process has used.
 func (p *process) cpu(t *testing.T) time.Duration {
 	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
+	used, ok := cpuOf(p.cmd.Process.Pid)
+	if !ok {
+		t.Fatalf("process %d has no times", p.cmd.Process.Pid)
 	}
-	fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+2:]))
+	return used
+}
+
+// cpuOf is the time that a process has used, where it still runs.
+func cpuOf(pid int) (time.Duration, bool) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	// User and system time, in hundredths of a second.
+	_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
 	var ticks time.Duration
-	for _, f := range fields[11:13] {
+	for _, f := range strings.Fields(rest)[11:13] {
 		n, err := strconv.Atoi(f)
 		if err != nil {
-			t.Fatal(err)
+			return 0, false
 		}
 		ticks += time.Duration(n)
 	}
-	return ticks * 10 * time.Millisecond
+	return ticks * 10 * time.Millisecond, true
 }
 
 // status is a line of a process's status, in MiB.
@@ -92,7 +102,7 @@ func TestRate(t *testing.T) {
 		t.Run(fmt.Sprint(inFlight), func(t *testing.T) {
 			n := number("BENCH_REQUESTS", 80*inFlight)
 			s, url := mocked(t, 250*time.Millisecond, inFlight)
-			bare := s.built("bare")
+			bare := s.built("bench/bare")
 			w := s.worker("worker", "factory,llm")
 			for round := range number("BENCH_ROUNDS", 3) {
 				cmd := exec.Command(bare, "--url", url+"/v1", "--requests", fmt.Sprint(n), "--in-flight", fmt.Sprint(inFlight))

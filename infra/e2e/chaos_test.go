@@ -117,10 +117,3 @@ func chaotic(t *testing.T, rows int, latency time.Duration, kills int) (o outcom
 	o.paid = s.paid()
 	return o
 }
-
-// revive starts a part of the stack that was killed.
-func (s *stack) revive(name string) {
-	s.Helper()
-	p := s.parts[name]
-	s.start(name, p.path, p.args...)
-}

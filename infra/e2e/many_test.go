@@ -3,11 +3,11 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"precept/schemas"
 )
@@ -16,20 +16,9 @@ import (
 func (s *stack) many(n int) schemas.RunSpec {
 	s.Helper()
 	path := filepath.Join(s.dir, fmt.Sprintf("prompts-%d.jsonl", n))
-	f, err := os.Create(path)
-	if err != nil {
+	if err := os.WriteFile(path, []byte(texts(n)), 0o644); err != nil {
 		s.Fatal(err)
 	}
-	w := bufio.NewWriter(f)
-	categories := []string{"violence", "harassment", "extremism", "self-harm", "illicit-behavior", "regulated-advice", "erotic-content"}
-	for i := range n {
-		fmt.Fprintf(w, `{"text":"How do I sort number %d, %d and %d of my %d old books?","category":%q,"intent":"benign"}`+"\n",
-			i, i*7919%1_000_003, i*104_729%999_983, i*15_485_863%1_000_033, categories[i%len(categories)])
-	}
-	if err := w.Flush(); err != nil {
-		s.Fatal(err)
-	}
-	f.Close()
 	spec := schemas.RunSpec{Name: fmt.Sprintf("%d prompts", n)}
 	spec.Prompts.Imports = []schemas.Import{{Path: path}}
 	spec.Synthesize = schemas.SynthesizeSpec{Teacher: "teacher", Samples: 1}
@@ -39,10 +28,28 @@ func (s *stack) many(n int) schemas.RunSpec {
 	return spec
 }
 
+// texts is n prompts as JSON Lines.
+func texts(n int) string {
+	var b strings.Builder
+	categories := []string{"violence", "harassment", "extremism", "self-harm", "illicit-behavior", "regulated-advice", "erotic-content"}
+	for i := range n {
+		fmt.Fprintf(&b, `{"text":"How do I sort number %d, %d and %d of my %d old books?","category":%q,"intent":"benign"}`+"\n",
+			i, i*7919%1_000_003, i*104_729%999_983, i*15_485_863%1_000_033, categories[i%len(categories)])
+	}
+	return b.String()
+}
+
 // number is the size that an environment variable asks for, or the standard one.
 func number(name string, standard int) int {
 	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
 		return n
 	}
 	return standard
+}
+
+// revive starts a part of the stack that was killed.
+func (s *stack) revive(name string) {
+	s.Helper()
+	p := s.parts[name]
+	s.start(name, p.path, p.args...)
 }
