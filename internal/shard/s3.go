@@ -180,7 +180,7 @@ func (s *S3) Put(ctx context.Context, key string, body []byte, opts PutOptions) 
 		IfNoneMatch: noneMatch(opts), IfMatch: match(opts),
 	})
 	if err != nil {
-		return Info{}, s.wrap(op, key, err)
+		return Info{}, s.wrapPut(ctx, key, err)
 	}
 	return Info{Key: key, ETag: unquote(out.ETag), Size: int64(len(body)), Meta: opts.meta()}, nil
 }
@@ -214,7 +214,7 @@ func (s *S3) PutFile(ctx context.Context, key, path string, opts PutOptions) (In
 		IfNoneMatch: noneMatch(opts), IfMatch: match(opts),
 	})
 	if err != nil {
-		return Info{}, s.wrap(op, key, err)
+		return Info{}, s.wrapPut(ctx, key, err)
 	}
 	return Info{Key: key, ETag: unquote(out.ETag), Size: stat.Size(), Meta: opts.meta()}, nil
 }
