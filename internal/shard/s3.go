@@ -90,6 +90,8 @@ func NewS3(ctx context.Context, c Config) (*S3, error) {
 	}
 	client := s3.NewFromConfig(base, func(o *s3.Options) {
 		o.Retryer = retry.AddWithErrorCodes(o.Retryer, "ConditionalRequestConflict", "OperationAborted")
+		// By default 20 s: for so long one segment would hold back the journal, and all requests with it.
+		o.Retryer = retry.AddWithMaxBackoffDelay(o.Retryer, 2*time.Second)
 		o.UsePathStyle = c.PathStyle
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)
