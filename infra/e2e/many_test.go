@@ -1,4 +1,4 @@
-//go:build bench || chaos
+//go:build e2e || bench || chaos
 
 package e2e
 
