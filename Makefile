@@ -128,7 +128,7 @@ bench: tools build ## measure against the bare loop, and over a million rows (an
 	@go test -count 1 -tags bench -run 'TestRate|TestRows|TestRebuild' -v -timeout 3h ./infra/e2e
 
 .PHONY: chaos
-chaos: tools build ## kill everything over and over, and compare the data set with one made in peace
+chaos: tools build ## kill, freeze, fill and cut off everything, and compare the data set with one made in peace (20 minutes)
 	@go test -count 1 -tags chaos -run TestChaos -v -timeout 2h ./infra/e2e
 
 .PHONY: lint

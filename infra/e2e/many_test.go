@@ -1,4 +1,4 @@
-//go:build bench || chaos
+//go:build e2e || bench || chaos
 
 package e2e
 
@@ -45,11 +45,4 @@ func number(name string, standard int) int {
 		return n
 	}
 	return standard
-}
-
-// revive starts a part of the stack that was killed.
-func (s *stack) revive(name string) {
-	s.Helper()
-	p := s.parts[name]
-	s.start(name, p.path, p.args...)
 }

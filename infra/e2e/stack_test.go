@@ -36,6 +36,7 @@ type stack struct {
 	dir    string
 	env    []string
 	simllm string // its URL
+	s3     string // the gateway's URL
 	client client.Client
 	store  *shard.S3
 	base   string         // the tiny model's folder
@@ -57,7 +58,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	}
 	s := &stack{T: t, root: root, dir: t.TempDir(), parts: map[string]*process{}}
 	temporalPort, s3Port, simPort := freePort(t), freePort(t), freePort(t)
-	s.simllm = fmt.Sprintf("http://127.0.0.1:%d", simPort)
+	s.simllm, s.s3 = fmt.Sprintf("http://127.0.0.1:%d", simPort), fmt.Sprintf("http://127.0.0.1:%d", s3Port)
 	s.env = append(os.Environ(),
 		"AWS_ACCESS_KEY_ID="+accessKey, "AWS_SECRET_ACCESS_KEY="+secretKey,
 		"ROOT_ACCESS_KEY_ID="+accessKey, "ROOT_SECRET_ACCESS_KEY="+secretKey,
@@ -79,7 +80,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	}
 	s.start("temporal", s.bin("temporal"), append(args, "--search-attribute", "SpentUSD=Double")...)
 
-	s.await("S3", time.Minute, func() bool { return up(fmt.Sprintf("http://127.0.0.1:%d/health", s3Port)) })
+	s.await("S3", time.Minute, func() bool { return up(s.s3 + "/health") })
 	s.await("simllm", time.Minute, func() bool { return up(s.simllm + "/health") })
 	s.await("Temporal", time.Minute, func() bool {
 		s.client, err = client.Dial(client.Options{
@@ -90,7 +91,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	t.Cleanup(s.client.Close)
 
 	s.store, err = shard.NewS3(t.Context(), shard.Config{
-		Bucket: "precept", Endpoint: fmt.Sprintf("http://127.0.0.1:%d", s3Port), Region: "us-east-1", PathStyle: true,
+		Bucket: "precept", Endpoint: s.s3, Region: "us-east-1", PathStyle: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 	}
 	s.base = filepath.Join(s.dir, "tiny")
 	s.config = map[string]any{
-		"store": map[string]any{"bucket": "precept", "endpoint": fmt.Sprintf("http://127.0.0.1:%d", s3Port), "region": "us-east-1", "path_style": true},
+		"store": map[string]any{"bucket": "precept", "endpoint": s.s3, "region": "us-east-1", "path_style": true},
 		"endpoints": map[string]any{
 			"sim-teacher": s.endpoint("sim-teacher"), "sim-judge": s.endpoint("sim-judge"),
 		},
@@ -109,13 +110,23 @@ func newStack(t *testing.T, flags ...string) *stack {
 	return s
 }
 
+// inFlight is how many requests a worker has in flight to an endpoint at most.
+const inFlight = 16
+
 func (s *stack) endpoint(model string) map[string]any {
 	return map[string]any{
-		"base_url": s.simllm + "/v1", "model": model, "provider": "simllm", "revision": "1", "simulated": true, "max_in_flight": 16,
+		"base_url": s.simllm + "/v1", "model": model, "provider": "simllm", "revision": "1", "simulated": true, "max_in_flight": inFlight,
 	}
 }
 
+// bin is a built program: of the folder PRECEPT_BIN, which may hold some, or of .precept/bin.
 func (s *stack) bin(name string) string {
+	if dir := os.Getenv("PRECEPT_BIN"); dir != "" {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
 	path := filepath.Join(s.root, ".precept", "bin", name)
 	if _, err := os.Stat(path); err != nil {
 		s.Fatalf("%s is not built; run make tools build: %v", name, err)
@@ -175,7 +186,7 @@ func (s *stack) start(name, path string, args ...string) *process {
 
 // kill kills a process and its group as a crash would.
 func (p *process) kill() {
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	p.signal(syscall.SIGKILL)
 	<-p.done
 }
 
@@ -185,9 +196,19 @@ func (p *process) killAlone() {
 	<-p.done
 }
 
-func (s *stack) worker(name, queues string) *process {
+// signal sends a process a signal, and its group.
+func (p *process) signal(sig syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, sig) }
+
+// revive starts a part of the stack that was killed.
+func (s *stack) revive(name string) {
 	s.Helper()
-	return s.start(name, s.bin("worker"), "--config", s.write("worker.json", s.config), "--queues", queues)
+	p := s.parts[name]
+	s.start(name, p.path, p.args...)
+}
+
+func (s *stack) worker(name, queues string, flags ...string) *process {
+	s.Helper()
+	return s.start(name, s.bin("worker"), append([]string{"--config", s.write("worker.json", s.config), "--queues", queues}, flags...)...)
 }
 
 // await polls until done.
@@ -256,7 +277,9 @@ func (s *stack) trainer(command string, job any) {
 // paid is what the simulated endpoints counted.
 type paid struct {
 	Requests int64 `json:"requests"`
+	Unique   int64 `json:"unique"` // of Requests, by their bodies
 	Repeated int64 `json:"paid_repeated"`
+	InFlight int64 `json:"in_flight"`
 }
 
 func (s *stack) paid() (p paid) {
@@ -272,14 +295,15 @@ func (s *stack) paid() (p paid) {
 	return p
 }
 
-// journaled counts the answers in the journal.
-func (s *stack) journaled() (n int64) {
+// journaled counts the requests whose answers are in the journal.
+func (s *stack) journaled() int64 {
 	s.Helper()
 	decoder, err := zstd.NewReader(nil)
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer decoder.Close()
+	keys := map[string]bool{}
 	for info, err := range s.store.List(s.Context(), "journal/") {
 		if err != nil {
 			s.Fatal(err)
@@ -292,9 +316,15 @@ func (s *stack) journaled() (n int64) {
 		if err != nil {
 			s.Fatal(err)
 		}
-		n += int64(bytes.Count(text, []byte("\n")))
+		for line := range bytes.Lines(text) {
+			var record struct{ Key string }
+			if err := json.Unmarshal(line, &record); err != nil {
+				s.Fatal(err)
+			}
+			keys[record.Key] = true
+		}
 	}
-	return n
+	return int64(len(keys))
 }
 
 func up(url string) bool {

@@ -224,7 +224,7 @@ func (x *index) readAll(ctx context.Context, p *partition, names []string) (gone
 	for names := range slices.Chunk(names, chunk) {
 		contents := make([][]record, len(names))
 		missing := make([]bool, len(names))
-		readers := pool.New().WithErrors().WithMaxGoroutines(8)
+		readers := pool.New().WithErrors().WithFirstError().WithMaxGoroutines(8)
 		for i, name := range names {
 			readers.Go(func() (err error) {
 				contents[i], err = readSegment(ctx, x.store, x.options, name)

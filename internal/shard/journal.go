@@ -253,7 +253,7 @@ func (j *Journal) Flush(ctx context.Context) error {
 	if len(segments) == 0 {
 		return nil
 	}
-	writers := pool.New().WithErrors().WithMaxGoroutines(partitions)
+	writers := pool.New().WithErrors().WithFirstError().WithMaxGoroutines(partitions) // one cause is enough for people to read
 	for _, s := range segments {
 		writers.Go(func() error {
 			if err := j.write(ctx, s); err != nil {

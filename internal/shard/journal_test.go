@@ -297,9 +297,14 @@ func TestJournalReady(t *testing.T) {
 
 		s.err.Store(schemas.E("put", "", schemas.Unavailable, nil))
 		j.Append(request(3), []byte("3"))
+		for i := range 40 { // in many partitions
+			j.Append(request(100+i), []byte("3"))
+		}
 		time.Sleep(2500 * time.Millisecond)
 		if wait, err := ready(); wait > 2*time.Second || schemas.KindOf(err) != schemas.Unavailable {
 			t.Errorf("Ready in a long outage waits %v, %v, want Unavailable soon", wait, err)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("the outage is told more than once: %v", err)
 		}
 		if err := j.Flush(ctx); schemas.KindOf(err) != schemas.Unavailable {
 			t.Errorf("Flush in an outage: %v", err)

@@ -91,6 +91,8 @@ func NewS3(ctx context.Context, c Config) (*S3, error) {
 	}
 	client := s3.NewFromConfig(base, func(o *s3.Options) {
 		o.Retryer = retry.AddWithErrorCodes(o.Retryer, "ConditionalRequestConflict", "OperationAborted")
+		// By default 20 s: for so long one segment would hold back the journal, and all requests with it.
+		o.Retryer = retry.AddWithMaxBackoffDelay(o.Retryer, 2*time.Second)
 		o.UsePathStyle = c.PathStyle
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)
@@ -190,7 +192,7 @@ func (s *S3) Put(ctx context.Context, key string, body []byte, opts PutOptions) 
 		IfNoneMatch: noneMatch(opts), IfMatch: match(opts),
 	})
 	if err != nil {
-		return Info{}, s.wrap(op, key, err)
+		return Info{}, s.wrapPut(ctx, key, err)
 	}
 	return Info{Key: key, ETag: unquote(out.ETag), Size: int64(len(body)), Meta: opts.meta()}, nil
 }
@@ -224,7 +226,7 @@ func (s *S3) PutFile(ctx context.Context, key, path string, opts PutOptions) (In
 		IfNoneMatch: noneMatch(opts), IfMatch: match(opts),
 	})
 	if err != nil {
-		return Info{}, s.wrap(op, key, err)
+		return Info{}, s.wrapPut(ctx, key, err)
 	}
 	return Info{Key: key, ETag: unquote(out.ETag), Size: stat.Size(), Meta: opts.meta()}, nil
 }

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -23,6 +24,24 @@ func codeOf(err error) (code string, status int) {
 	return code, status
 }
 
+// wrapPut is wrap for a write. versitygw takes a folder that it can't make, since its
+// disk is full, for an object's key that is a folder.
+func (s *S3) wrapPut(ctx context.Context, key string, err error) error {
+	if code, _ := codeOf(err); code == "ExistingObjectIsDirectory" && !s.isFolder(ctx, key) {
+		return schemas.E("put", key, schemas.Unavailable, err).
+			WithHint("The key is no folder: the server's disk may be full. Make room; what waits for it is tried again")
+	}
+	return s.wrap("put", key, err)
+}
+
+// isFolder reports whether objects lie below key.
+func (s *S3) isFolder(ctx context.Context, key string) bool {
+	for _, err := range s.List(ctx, key+"/") {
+		return err == nil
+	}
+	return false
+}
+
 // wrap puts an error of the SDK into Precept's vocabulary; nil stays nil.
 func (s *S3) wrap(op, key string, err error) error {
 	if err == nil {
@@ -42,6 +61,8 @@ func (s *S3) wrap(op, key string, err error) error {
 		return e
 	case "ExpiredToken", "RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError":
 		return e
+	case "InsufficientStorage", "QuotaExceeded":
+		return e.WithHint("Make room in bucket %q; what waits for it is tried again", s.config.Bucket)
 	case "RequestTimeTooSkewed":
 		e.Kind = schemas.InvalidInput
 		return e.WithHint("Set this machine's clock")
