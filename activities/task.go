@@ -85,6 +85,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	}
 	defer w.beat.stop()
 	defer func() { result.Usage = w.beat.usage() }()
+	looked := time.Now()
 	if result, ok, err := w.found(ctx); ok || err != nil {
 		return result, err
 	}
@@ -96,14 +97,17 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	defer func() { w.release(context.WithoutCancel(ctx)) }()
 	w.beat.say("")
 	// Another holder may have finished it meanwhile, or got some answers.
-	if result, ok, err := w.found(ctx); ok || err != nil {
-		return result, err
+	former := w.lease.Former()
+	if former.After(looked) {
+		if result, ok, err := w.found(ctx); ok || err != nil {
+			return result, err
+		}
 	}
 	models, err := modelsOf(task)
 	if err != nil {
 		return result, err
 	}
-	if former := w.lease.Former(); !former.IsZero() && len(models) > 0 {
+	if len(models) > 0 && !former.IsZero() {
 		if err := a.journal.Refresh(ctx, former); err != nil {
 			return result, err
 		}

@@ -228,6 +228,7 @@ func TestRebuild(t *testing.T) {
 		deleted++
 	}
 	w = s.worker("worker-2", "factory,llm")
+	gateway, temporal := s.parts["s3"].cpu(t), s.parts["temporal"].cpu(t)
 	second := s.report(s.startRun("second", spec), time.Hour)
 	if again := requests(t, url); again != asked {
 		t.Errorf("%s requests, then %s", asked, again)
@@ -239,8 +240,10 @@ func TestRebuild(t *testing.T) {
 			t.Errorf("stage %s has another digest", stage.Stage)
 		}
 	}
-	t.Logf("%d rows with 3 votes: %d shards made again in %.1f s (synthesize %.1f, filter %.1f), peak memory %.0f MiB, %s requests in all",
-		n, deleted, seconds, second.Stages[1].Seconds, second.Stages[2].Seconds, w.status(t, "VmHWM"), asked)
+	t.Logf("%d rows with 3 votes: %d shards made again in %.1f s (prompts %.1f, synthesize %.1f, filter %.1f, curate %.1f), peak memory %.0f MiB, %s requests in all",
+		n, deleted, seconds, second.Stages[0].Seconds, second.Stages[1].Seconds, second.Stages[2].Seconds, second.Stages[3].Seconds, w.status(t, "VmHWM"), asked)
+	t.Logf("CPU seconds: worker %.1f, S3 gateway %.1f, Temporal %.1f", w.cpu(t).Seconds(),
+		(s.parts["s3"].cpu(t) - gateway).Seconds(), (s.parts["temporal"].cpu(t) - temporal).Seconds())
 }
 
 // requests is how many requests the mock has answered.

@@ -71,7 +71,7 @@ func newStack(t *testing.T, flags ...string) *stack {
 		t.Fatal(err)
 	}
 	s.start("s3", s.bin("versitygw"),
-		"--port", fmt.Sprintf("127.0.0.1:%d", s3Port), "--health", "/health", "posix", filepath.Join(s.dir, "s3"))
+		"--port", fmt.Sprintf("127.0.0.1:%d", s3Port), "--health", "/health", "--keep-alive", "--quiet", "posix", filepath.Join(s.dir, "s3"))
 	s.start("simllm", s.bin("simllm"), append([]string{"--listen", fmt.Sprintf("127.0.0.1:%d", simPort)}, flags...)...)
 	args := []string{"server", "start-dev", "--headless", "--port", fmt.Sprint(temporalPort), "--log-level", "error",
 		"--db-filename", filepath.Join(s.dir, "temporal.db")}
