@@ -33,10 +33,6 @@ type OpenStage struct {
 	Plan   *PlanRef     `json:"plan,omitempty"`
 	Next   int          `json:"next"`
 	Failed []FailedTask `json:"failed,omitempty"`
-	// Checked and CheckedUsage are the rows that the tripwires see: those that this run
-	// had done, not those that it found.
-	Checked      Ledger `json:"checked"`
-	CheckedUsage Usage  `json:"checked_usage"`
 	// Unchecked says that a person has seen a tripwire of this stage and resumed.
 	Unchecked  bool       `json:"unchecked,omitempty"`
 	Ledger     Ledger     `json:"ledger"`

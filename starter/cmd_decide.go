@@ -87,8 +87,11 @@ func (a *app) printDecided(run schemas.RunID, verdict string, d schemas.Decision
 		return exit{exitError, fmt.Sprintf("%s run %s: recorded as stale, nothing changed: %s. See what waits: starter progress %s",
 			verdict, run, r.Decision.Note, schemas.ShellWord(string(run)))}
 	}
-	fmt.Fprintf(a.out, "Decision %d recorded: %s at gate %s (opening %s, data %s) by %s", r.Number, r.Verdict,
-		r.Decision.Gate, r.Decision.Opening, r.Decision.Digest.Short(), oneLine(r.Decision.By))
+	at := ""
+	if r.Decision.Gate != "" {
+		at = fmt.Sprintf(" at gate %s (opening %s, data %s)", r.Decision.Gate, r.Decision.Opening, r.Decision.Digest.Short())
+	}
+	fmt.Fprintf(a.out, "Decision %d recorded: %s%s by %s", r.Number, r.Verdict, at, oneLine(r.Decision.By))
 	if r.Decision.Note != "" {
 		fmt.Fprintf(a.out, ": %s", oneLine(r.Decision.Note))
 	}

@@ -51,6 +51,7 @@ type story struct {
 	prompt   schemas.Prompt
 	chapters []sample
 	missing  []missingRow
+	ended    bool // curate has
 }
 
 // missingRow is a row that a stage of the run ended without.
@@ -112,6 +113,7 @@ func (s *story) find(ctx context.Context, store shard.Store, id string) error {
 		if err != nil {
 			return err
 		}
+		s.ended = s.ended || c.stage == schemas.StageCurate
 		if len(found) > 0 {
 			s.chapters = append(s.chapters, sample{c.kind, found})
 		}
@@ -153,7 +155,7 @@ func (s *story) fromOwn(ctx context.Context, store shard.Store, id string) (matc
 		took = true
 	}
 	if !took {
-		err = schemas.Errorf("explain prompt", string(s.run), schemas.NotFound, "stage %s has not ended", schemas.StagePrompts).
+		err = schemas.Errorf("explain prompt", string(s.run), schemas.NotFound, "there is no such run, or its stage %s has not ended", schemas.StagePrompts).
 			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(s.run)))
 	}
 	return matching, err
@@ -235,7 +237,7 @@ func rowsOf(ctx context.Context, store shard.Store, run schemas.RunID, stage sch
 	var m schemas.Manifest
 	err = shard.GetJSON(ctx, store, schemas.ManifestObject(run, stage), &m)
 	if schemas.KindOf(err) == schemas.NotFound {
-		return nil, schemas.Errorf("explain prompt", string(run), schemas.NotFound, "stage %s has not ended", stage).
+		return nil, schemas.Errorf("explain prompt", string(run), schemas.NotFound, "there is no such run, or its stage %s has not ended", stage).
 			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(run)))
 	}
 	if err != nil {
@@ -272,7 +274,7 @@ func rowsOf(ctx context.Context, store shard.Store, run schemas.RunID, stage sch
 
 func (s *story) print(a *app, showText bool) {
 	p := s.prompt
-	fmt.Fprintf(a.out, "Prompt %s, %s, %s, %s, from %s: %s\n", p.ID, p.Category, p.Intent, p.Language, oneLine(p.Source), fate(p.Reason, "kept"))
+	fmt.Fprintf(a.out, "Prompt %s, %s, %s, %s, from %s: %s\n", p.ID, p.Category, p.Intent, p.Language, oneLine(p.Source), fate(p.Reason, "imported"))
 	if showText {
 		for _, t := range turns(p.Messages) {
 			fmt.Fprintf(a.out, "%s:\n%s\n", t.name, indent(t.text))
@@ -293,13 +295,57 @@ func (s *story) print(a *app, showText bool) {
 	for _, m := range s.missing {
 		fmt.Fprintln(a.out, m)
 	}
+	for _, line := range s.curated() {
+		fmt.Fprintln(a.out, "  "+line)
+	}
+}
+
+// curated says what curate did with the samples that the judge kept, which have no rows of
+// their own: the best of a prompt's is its example, unless the quota was full.
+func (s *story) curated() (lines []string) {
+	if !s.ended {
+		return nil
+	}
+	chosen := ""
+	for _, c := range s.chapters {
+		for _, r := range c.records {
+			if e, ok := r.row.(schemas.Example); ok {
+				chosen = e.CompletionID
+			}
+		}
+	}
+	kept := false
+	for _, c := range s.chapters {
+		for _, r := range c.records {
+			v, ok := r.row.(schemas.Verdict)
+			if !ok || v.Reason != "" {
+				continue
+			}
+			kept = true
+			if chosen != "" && v.CompletionID != chosen {
+				lines = append(lines, fmt.Sprintf("sample %d is no example: %s", v.Sample, schemas.ReasonNotBest))
+			}
+		}
+	}
+	if s.prompt.Reason == "" && chosen == "" {
+		line := "no example of it is in the SFT set"
+		if kept {
+			line += ": " + string(schemas.ReasonOverQuota)
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // event says in a line what happened.
 func event(row any) string {
 	switch r := row.(type) {
 	case schemas.Completion:
-		return fmt.Sprintf("  sample %d by %s: %s, %s; completion %s, request %s", r.Sample, r.Model, words(r.Answer), fate(r.Reason, "kept"), r.ID, r.Request.Short())
+		line := fmt.Sprintf("  sample %d by %s: %s, %s; completion %s", r.Sample, r.Model, words(r.Answer), fate(r.Reason, "kept"), r.ID)
+		if r.Request != "" {
+			line += ", request " + r.Request.Short()
+		}
+		return line
 	case schemas.Verdict:
 		var scores []string
 		for _, v := range r.Votes {
@@ -353,6 +399,9 @@ func (s *story) plain(showText bool) map[string]any {
 	for _, m := range s.missing {
 		failed, _ := out["failed"].([]string)
 		out["failed"] = append(failed, strings.TrimSpace(m.String()))
+	}
+	if lines := s.curated(); len(lines) > 0 {
+		out["curated"] = lines
 	}
 	return out
 }

@@ -119,7 +119,7 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 			continue // a run may begin with a data set of one's own
 		}
 		if schemas.KindOf(err) == schemas.NotFound {
-			return schemas.Errorf(op, string(e.run), schemas.NotFound, "stage %s has not ended", stage).
+			return schemas.Errorf(op, string(e.run), schemas.NotFound, "there is no such run, or its stage %s has not ended", stage).
 				WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(e.run)))
 		}
 		if err != nil {
@@ -141,6 +141,10 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 	var err error
 	if err := os.MkdirAll(filepath.Join(e.dir, "data"), 0o755); err != nil {
 		return schemas.E(op, e.dir, schemas.InvalidInput, err)
+	}
+	if curated.Ledger.Kept == 0 {
+		return schemas.Errorf(op, string(e.run), schemas.NotFound, "its SFT set has no rows (%s)", curated.Ledger).
+			WithHint("See what became of them: starter progress %s", schemas.ShellWord(string(e.run)))
 	}
 	refs := curated.Outputs[schemas.OutputExamples]
 	c.Digest = curated.Digest()

@@ -75,7 +75,7 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 	var plan schemas.Plan
 	err := shard.GetJSON(ctx, store, schemas.PlanObject(p.run, p.stage), &plan)
 	if schemas.KindOf(err) == schemas.NotFound {
-		return nil, schemas.Errorf("peek at", string(p.run), schemas.NotFound, "stage %s has not been planned", p.stage).
+		return nil, schemas.Errorf("peek at", string(p.run), schemas.NotFound, "there is no such run, or its stage %s has not been planned", p.stage).
 			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(p.run)))
 	}
 	if err != nil {

@@ -44,7 +44,11 @@ The same with the Temporal CLI:
 			if a.json {
 				return printJSON(a.out, p)
 			}
-			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(p.Name), p.State, p.Stage)
+			name := string(run)
+			if p.Name != name {
+				name += " (" + p.Name + ")"
+			}
+			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(name), p.State, p.Stage)
 			fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), stageTable(p.Stages))
 			if byCategory {
 				fmt.Fprint(a.out, categoryTables(p.Stages))

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"precept/internal/shard"
 	"precept/schemas"
 )
 
@@ -48,6 +50,9 @@ The same with the Temporal CLI, for a run that waits:
 				if err != nil {
 					return schemas.RunSpec{}, err
 				}
+				if err := anyFailed(cmd.Context(), store, run, d); err != nil {
+					return schemas.RunSpec{}, err
+				}
 				return storedSpec(cmd.Context(), store, run)
 			})
 			if err != nil {
@@ -65,4 +70,23 @@ The same with the Temporal CLI, for a run that waits:
 	cmd.Flags().StringVar(&d.By, "by", "", "who decides")
 	cmd.Flags().StringVar(&d.Note, "note", "", "why")
 	return cmd
+}
+
+// anyFailed fails where a run that has ended has no rows to ask for again.
+func anyFailed(ctx context.Context, store shard.Store, run schemas.RunID, d schemas.Decision) error {
+	for _, stage := range schemas.Stages {
+		var m schemas.Manifest
+		err := shard.GetJSON(ctx, store, schemas.ManifestObject(run, stage), &m)
+		if schemas.KindOf(err) == schemas.NotFound {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if m.From == "" && (d.Stage == "" || d.Stage == stage) && m.Ledger.Retriable(d.Reason) > 0 {
+			return nil
+		}
+	}
+	return schemas.Errorf("retry run", string(run), schemas.Conflict, "it has ended, and no such row of it has failed").
+		WithHint("See what became of its rows: starter progress %s", schemas.ShellWord(string(run)))
 }

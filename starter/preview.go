@@ -18,6 +18,10 @@ import (
 // since nobody said otherwise is left out where another change may touch it.
 func storedSpec(ctx context.Context, store shard.Store, run schemas.RunID) (spec schemas.RunSpec, err error) {
 	past, err := openArchive(ctx, store, run)
+	if schemas.KindOf(err) == schemas.NotFound {
+		return spec, schemas.Errorf("read spec of run", string(run), schemas.NotFound, "the store has no such run").
+			WithHint("Check its ID, and --config, which names the store")
+	}
 	if err != nil {
 		return spec, err
 	}

@@ -37,8 +37,8 @@ type server interface {
 	// decide answers a gate.
 	decide(ctx context.Context, run schemas.RunID, verdict string, d schemas.Decision) (decided, error)
 	// retry asks again for rows that failed: of a run that waits, or of one that has
-	// ended, which it starts again. Where Temporal has forgotten the run, stored tells its
-	// spec.
+	// ended, which it starts again. For that, stored tells whether there are such rows, and
+	// the spec where Temporal has forgotten the run.
 	retry(ctx context.Context, run schemas.RunID, d schemas.Decision, stored func() (schemas.RunSpec, error)) (decided, error)
 	// underway lists the runs that have not ended.
 	underway(ctx context.Context) ([]garbage.Run, error)
@@ -281,6 +281,15 @@ func (s *temporalServer) decide(ctx context.Context, run schemas.RunID, verdict 
 		return decided{}, schemas.Errorf(verdict+" run", string(run), schemas.Conflict, "%s", refused.Message()).
 			WithHint("See what waits: starter progress %s", schemas.ShellWord(string(run)))
 	}
+	var gone *serviceerror.NotFound
+	if errors.As(err, &gone) {
+		describe, cancel := context.WithTimeout(ctx, describeWait)
+		defer cancel()
+		if _, err := s.client.DescribeWorkflowExecution(describe, string(run), ""); err == nil {
+			return decided{}, schemas.Errorf(verdict+" run", string(run), schemas.Conflict, "it has ended, and waits for nothing").
+				WithHint("See how it ended: starter progress %s", schemas.ShellWord(string(run)))
+		}
+	}
 	if lasting(err) || ctx.Err() != nil {
 		return decided{}, s.error(verdict+" run", run, err)
 	}
@@ -313,10 +322,8 @@ func (s *temporalServer) retry(ctx context.Context, run schemas.RunID, d schemas
 	}
 	start, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
-	var spec schemas.RunSpec
-	if forgotten {
-		spec, err = stored()
-	} else {
+	spec, err := stored()
+	if err == nil && !forgotten {
 		spec, err = s.specOf(start, op, run)
 	}
 	if err != nil {

@@ -90,7 +90,7 @@ func stage[T any](t *testing.T, store shard.Store, s schemas.Stage, kind string,
 func TestExplain(t *testing.T) {
 	store := storedRun(t)
 	code, out, stderr := transcript(t, nil, store, "explain", "first", "aaaaaa")
-	want := `Prompt aaaaaaaaaaaaaaaaaaaaaaaa, violence, harmful, en, from test: kept
+	want := `Prompt aaaaaaaaaaaaaaaaaaaaaaaa, violence, harmful, en, from test: imported
   sample 0 by lab/teacher@1: 5 words, kept; completion cccccccccccccccccccccccc, request 5feceb66ffc8
   sample 1 by lab/teacher@1: 5 words, rejected: no CoT; completion dddddddddddddddddddddddd, request 6b86b273ff34
   verdict on sample 0 by lab/judge@1: 0.90 of votes 0.90 (refuse, rule V1): kept

@@ -206,12 +206,22 @@ The run waits for a person at its %s gate (opening %s):
 `, o.Gate, o.ID, oneLine(o.Question), o.Digest, look, verdict, verdict, schemas.ShellWord(string(run)), o.Gate, o.ID, oneLine(o.Command))
 }
 
+// emptyLines names the first stage that kept nothing of what came to it.
+func emptyLines(r schemas.RunReport) string {
+	for _, s := range r.Stages {
+		if s.Ledger.Planned > 0 && s.Ledger.Kept == 0 {
+			return fmt.Sprintf("Stage %s kept NONE of %d (%s): starter peek %s %s\n", s.Stage, s.Ledger.Planned, s.Ledger.Rest(), schemas.ShellWord(string(r.Run)), s.Stage)
+		}
+	}
+	return ""
+}
+
 // endBlock says how a run ended and how long its stages took.
 func endBlock(r schemas.RunReport) string {
 	note := ""
 	if r.Note != "" {
 		note = ": " + oneLine(r.Note)
 	}
-	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%sReport: starter report %s\n", r.Run, r.State, note,
-		simulatedLine(r.Simulated), stageTable(ended(r).Stages), schemas.ShellWord(string(r.Run)))
+	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%s%sReport: starter report %s\n", r.Run, r.State, note,
+		simulatedLine(r.Simulated), stageTable(ended(r).Stages), emptyLines(r), schemas.ShellWord(string(r.Run)))
 }

@@ -544,3 +544,28 @@ func TestATripwireOfTheStage(t *testing.T) {
 		t.Errorf("ended as %q after %v", report.State, w.done)
 	}
 }
+
+// Rows that are found are checked too, unless a person has resumed this very stage before.
+func TestATripwireOfFoundRows(t *testing.T) {
+	for _, resumed := range []bool{false, true} {
+		w := newWorld(t)
+		w.result = schemas.TaskResult{Found: true, Ledger: schemas.Ledger{Planned: 10, Kept: 1, Rejected: map[schemas.Reason]int64{schemas.ReasonRefused: 9}}}
+		s := spec()
+		s.Until, s.Tripwires.After = schemas.StageSynthesize, 15
+		if resumed {
+			w.stored = []schemas.DecisionRecord{{Number: 1, Verdict: "resume", Decision: schemas.Decision{
+				Gate: schemas.GateFailure, By: "ann", Digest: schemas.DigestOf([]any{"tripwire", schemas.StageSynthesize, "d"}),
+			}}}
+		}
+		// Nothing has failed that could be asked for again.
+		w.at(time.Hour, "retry", schemas.Decision{By: "ann"})
+		w.at(2*time.Hour, "abort", schemas.Decision{By: "ann"})
+		want := schemas.StateAborted
+		if resumed {
+			want = schemas.StateCompleted
+		}
+		if report := w.run(t, s); report.State != want {
+			t.Errorf("resumed before: %v, ended as %q", resumed, report.State)
+		}
+	}
+}

@@ -59,7 +59,8 @@ func (f *factory) gate(ctx workflow.Context, gate schemas.Gate, digest schemas.D
 
 // failed opens the failure gate. Its verdict is to try again or, where all that failed
 // are rows, to go on without them.
-func (f *factory) failed(ctx workflow.Context, stage schemas.Stage, failure error, rows int64) (verdict string, err error) {
+func (f *factory) failed(ctx workflow.Context, part *schemas.OpenStage, failure error, rows int64) (verdict string, err error) {
+	stage := part.Stage
 	if temporal.IsCanceledError(failure) || ctx.Err() != nil {
 		return "", failure
 	}
@@ -67,6 +68,9 @@ func (f *factory) failed(ctx workflow.Context, stage schemas.Stage, failure erro
 	opening := schemas.Opening{
 		Gate: schemas.GateFailure, Digest: schemas.DigestOf([]string{string(stage), message}),
 		Question: fmt.Sprintf("Stage %s can't go on: %s", stage, message), Takes: verdicts[schemas.GateFailure],
+	}
+	if taskFailure(failure).Tripwire {
+		opening.Digest = tripDigest(part)
 	}
 	if rows > 0 {
 		opening.Takes = append([]string{schemas.DecisionApprove}, opening.Takes...)
@@ -94,7 +98,7 @@ func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() 
 		if f.carried.Inputs == nil && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
 			return invalid(errors.New(app.Message()))
 		}
-		if _, err := f.failed(ctx, stage, err, 0); err != nil {
+		if _, err := f.failed(ctx, &schemas.OpenStage{Stage: stage}, err, 0); err != nil {
 			return err
 		}
 	}

@@ -59,7 +59,11 @@ func (f *factory) short() string {
 		if d.Intent != "" {
 			name += " " + string(d.Intent)
 		}
-		short = append(short, fmt.Sprintf("%s has %d (of %d of its %d prompts, in %d rounds)", name, d.Accepted, d.Last(), d.Pool, len(d.Taken)))
+		used := fmt.Sprintf("%d of %d prompts used", d.Last(), d.Pool)
+		if d.Last() == d.Pool {
+			used = fmt.Sprintf("all %d prompts used", d.Pool)
+		}
+		short = append(short, fmt.Sprintf("%s has %d (%s)", name, d.Accepted, used))
 	}
 	return strings.Join(short, "; ")
 }

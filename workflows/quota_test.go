@@ -69,7 +69,7 @@ func TestAQuotaThatFallsShortAsks(t *testing.T) {
 	s.Quota.Accepted, s.Until = 4, schemas.StageCurate
 	w.RegisterDelayedCallback(func() {
 		o := w.waiting(t)
-		if o == nil || o.Gate != schemas.GateQuota || !strings.Contains(o.Question, "violence has 2 (of 5 of its 11 prompts, in 2 rounds)") {
+		if o == nil || o.Gate != schemas.GateQuota || !strings.Contains(o.Question, "violence has 2 (5 of 11 prompts used)") {
 			t.Errorf("waits for %+v", o)
 		}
 		w.SignalWorkflow("approve", schemas.Decision{By: "ann"})

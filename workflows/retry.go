@@ -35,7 +35,8 @@ func (f *factory) checkRetry(d schemas.Decision) error {
 	if d.Opening != "" && d.Opening != f.waiting.ID {
 		return fmt.Errorf("opening %q is closed; the one that waits is %q", d.Opening, f.waiting.ID)
 	}
-	if open := f.carried.Open; open != nil && f.waiting.Gate == schemas.GateFailure && (d.Stage == "" || d.Stage == open.Stage) {
+	rowsFailed := f.waiting.Gate == schemas.GateFailure && slices.Contains(f.waiting.Takes, schemas.DecisionApprove)
+	if open := f.carried.Open; open != nil && rowsFailed && (d.Stage == "" || d.Stage == open.Stage) {
 		return nil // what has just failed
 	}
 	if len(f.missed(d)) == 0 {

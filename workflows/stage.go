@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -101,6 +102,7 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 // or, where the spec or a person lets them, without the rows that failed.
 func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress) error {
 	without := false
+	part.Unchecked = part.Unchecked || f.resumed(tripDigest(part))
 	for {
 		if limit := f.tripped(part); limit != "" {
 			if err := f.pause(ctx, part, limit); err != nil {
@@ -127,7 +129,7 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 			if without = f.mayMiss(part); without {
 				continue
 			}
-			verdict, err := f.failed(ctx, part.Stage, failure, missing(part.Failed))
+			verdict, err := f.failed(ctx, part, failure, missing(part.Failed))
 			if err != nil {
 				return err
 			}
@@ -186,7 +188,6 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			if err != nil {
 				part.Failed = append(part.Failed, schemas.FailedTask{Index: index, Rows: taskFailure(err).Rows})
 				part.Usage.Add(taskFailure(err).Usage)
-				part.CheckedUsage.Add(taskFailure(err).Usage)
 				progress.Usage = part.Usage
 				if failure == nil || taskFailure(err).Tripwire && !taskFailure(failure).Tripwire {
 					failure = err
@@ -201,9 +202,6 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			progress.Done++
 			if result.Found {
 				progress.Found++
-			} else {
-				part.Checked.Add(result.Ledger)
-				part.CheckedUsage.Add(result.Usage)
 			}
 			progress.Ledger, progress.Usage, progress.ByCategory = part.Ledger, part.Usage, part.ByCategory
 		})
@@ -235,14 +233,27 @@ func (f *factory) tripped(part *schemas.OpenStage) string {
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
-	return f.spec.Tripwires.Past(part.Checked, part.CheckedUsage)
+	return f.spec.Tripwires.Past(part.Ledger, part.Usage)
+}
+
+// tripDigest is what people judge at a tripwire: the stage as it is planned.
+func tripDigest(part *schemas.OpenStage) schemas.Digest {
+	return schemas.DigestOf([]any{"tripwire", part.Stage, part.Plan.Digest})
+}
+
+// resumed reports whether a person has resumed after what has this digest.
+func (f *factory) resumed(digest schemas.Digest) bool {
+	return slices.ContainsFunc(f.carried.Decisions, func(d schemas.DecisionRecord) bool {
+		return !d.Stale && d.Verdict == schemas.DecisionResume && d.Decision.Gate == schemas.GateFailure && d.Decision.Digest == digest
+	})
 }
 
 // pause opens the failure gate for a tripwire of the stage as a whole.
 func (f *factory) pause(ctx workflow.Context, part *schemas.OpenStage, limit string) error {
 	text := fmt.Sprintf("tripwire: %s, of the %d rows so far (%s). Look at rejected rows with starter peek %s %s. To go on all the same, resume",
-		limit, part.Checked.Outcomes(), part.Checked, schemas.ShellWord(string(f.id)), part.Stage)
-	if _, err := f.failed(ctx, part.Stage, errors.New(text), 0); err != nil {
+		limit, part.Ledger.Outcomes(), part.Ledger, schemas.ShellWord(string(f.id)), part.Stage)
+	failure := temporal.NewNonRetryableApplicationError(text, string(schemas.InvalidInput), nil, schemas.TaskFailure{Tripwire: true})
+	if _, err := f.failed(ctx, part, failure, 0); err != nil {
 		return err
 	}
 	part.Unchecked = true

@@ -354,22 +354,25 @@ func toAnswered(name string, r record, in schemas.Import) (a Answered, err error
 		return a, err
 	}
 	if len(messages) == 0 {
-		prompt, err := turns(r["prompt"])
+		prompt, err := turnsOf("user", r["prompt"])
 		if err != nil {
-			return a, err
+			return a, fmt.Errorf("prompt: %w", err)
 		}
-		completion, err := turns(r["completion"])
+		completion, err := turnsOf("assistant", r["completion"])
 		if err != nil {
-			return a, err
+			return a, fmt.Errorf("completion: %w", err)
 		}
 		messages = append(prompt, completion...)
 	}
-	if len(messages) < 2 {
+	if len(messages) == 0 {
 		return a, fmt.Errorf("has no conversation; its turns are looked for in column %q, or in prompt and completion", column)
 	}
 	last := messages[len(messages)-1]
 	if a.Target = strings.TrimSpace(last.Content); last.Role != "assistant" || a.Target == "" {
 		return a, fmt.Errorf("its last turn must be the assistant's and not empty")
+	}
+	if len(messages) == 1 {
+		return a, fmt.Errorf("has an answer and no prompt before it")
 	}
 	row := maps.Clone(r)
 	row[column] = messages[:len(messages)-1]
@@ -378,6 +381,14 @@ func toAnswered(name string, r record, in schemas.Import) (a Answered, err error
 }
 
 func has(r record, column string) bool { _, ok := r[column]; return ok }
+
+// turnsOf reads a list of turns, or the text of one.
+func turnsOf(role string, v any) ([]schemas.Message, error) {
+	if text, ok := v.(string); ok {
+		return []schemas.Message{{Role: role, Content: text}}, nil
+	}
+	return turns(v)
+}
 
 // turns reads a list of {role, content}.
 func turns(v any) ([]schemas.Message, error) {
@@ -390,7 +401,7 @@ func turns(v any) ([]schemas.Message, error) {
 	}
 	var out []schemas.Message
 	if err := json.Unmarshal(raw, &out); err != nil {
-		return nil, fmt.Errorf("messages must be a list of {role, content}: %w", err)
+		return nil, errors.New("turns must be a list of {role, content}")
 	}
 	for i, m := range out {
 		if !slices.Contains([]string{"system", "user", "assistant"}, m.Role) || (m.Role == "system" && i > 0) {
