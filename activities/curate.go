@@ -11,7 +11,7 @@ import (
 )
 
 // curateVersion changes when the same verdicts give other training sets.
-const curateVersion = 2
+const curateVersion = 3
 
 // curate plans a task for every shard of verdicts, with the completions they
 // judge and the prompts those answer.

@@ -9,7 +9,7 @@ import (
 )
 
 // filterVersion changes when the same votes give other verdicts.
-const filterVersion = 2
+const filterVersion = 3
 
 // filter plans a task for every shard of completions.
 func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {

@@ -9,7 +9,7 @@ import (
 )
 
 // gradeVersion changes when the same votes give other grades.
-const gradeVersion = 2
+const gradeVersion = 3
 
 // grade plans a task for every shard of evaluation answers.
 func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {

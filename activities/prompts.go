@@ -15,7 +15,7 @@ import (
 )
 
 // promptsVersion changes when the same files give other prompts.
-const promptsVersion = 2
+const promptsVersion = 3
 
 // prompts plans one task: what is a duplicate can be told only by who has seen all
 // rows. It writes a shard for every category and bucket.

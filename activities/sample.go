@@ -13,7 +13,7 @@ import (
 )
 
 // sampleVersion changes when the same answers give other completions.
-const sampleVersion = 1
+const sampleVersion = 2
 
 // How many requests a served model is asked at once: as many as fill a batch, but
 // one after the other where each has a policy to read, since the server then reads

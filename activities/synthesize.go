@@ -11,7 +11,7 @@ import (
 )
 
 // synthesizeVersion changes when the same answers give other completions.
-const synthesizeVersion = 1
+const synthesizeVersion = 2
 
 // synthesize plans a task for every shard of prompts or, where a quota draws them, for
 // every round and shard of a category.

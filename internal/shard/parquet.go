@@ -19,12 +19,19 @@ import (
 // groupRows bounds a row group, which writer and reader hold in memory whole.
 const groupRows = 5_000
 
+// pageBytes bounds a page before it is compressed.
+const pageBytes = 4 << 20
+
 // Encode writes rows as a Parquet file. Equal rows and metadata give equal bytes,
 // whatever build of Precept writes them.
 func Encode[T any](rows []T, meta map[string]string) ([]byte, error) {
 	options := []parquet.WriterOption{
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault}),
 		parquet.MaxRowsPerRowGroup(groupRows),
+		// Texts are compressed a page at a time, and together they take less; a page's
+		// statistics would be two whole texts more.
+		parquet.PageBufferSize(pageBytes),
+		parquet.DataPageStatistics(false),
 		// The default names the build.
 		parquet.CreatedBy("precept", "", ""),
 	}

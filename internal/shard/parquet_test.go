@@ -32,7 +32,7 @@ func rollouts(n int) []schemas.Rollout {
 
 // golden is the digest of fixed rows. When it changes, so do the bytes of every
 // shard: raise the number in the stage versions.
-const golden = "66c73d16e1f527c67e80a9be700d3bf585c23dfa7c98d6b720d1e5930f0cf015"
+const golden = "e3ced95770c1d95d67b1ea7ce123579d88c5965b83b9901dc46ff33e3df78e84"
 
 func TestEncodeGolden(t *testing.T) {
 	for range 3 {
