@@ -134,7 +134,7 @@ func boundMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	const least = 320 << 20
+	const least = 300 << 20
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(least)
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
@@ -143,7 +143,7 @@ func boundMemory(ctx context.Context) {
 			select {
 			case <-time.After(2 * time.Second):
 				metrics.Read(live)
-				debug.SetMemoryLimit(max(least, int64(live[0].Value.Uint64())*3/2))
+				debug.SetMemoryLimit(max(least, int64(live[0].Value.Uint64())*5/4))
 			case <-ctx.Done():
 				return
 			}
