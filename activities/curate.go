@@ -16,19 +16,11 @@ const curateVersion = 3
 // curate plans a task for every shard of verdicts, with the completions they
 // judge and the prompts those answer.
 func (p *planner) curate(ctx context.Context) (tasks []schemas.Task, err error) {
-	m, err := p.manifest(ctx, schemas.StageFilter)
+	m, plan, err := p.passed(ctx, schemas.StageFilter)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := p.loadPlan(ctx, m.Plan)
-	if err != nil {
-		return nil, err
-	}
-	synthesized, err := p.manifest(ctx, schemas.StageSynthesize)
-	if err != nil {
-		return nil, err
-	}
-	prior, err := p.loadPlan(ctx, synthesized.Plan)
+	_, prior, err := p.passed(ctx, schemas.StageSynthesize)
 	if err != nil {
 		return nil, err
 	}
@@ -102,15 +94,15 @@ func doCurate(ctx context.Context, w *work) error {
 // Of the prompts, in the order of their IDs, the first ones stay: most of them, or of
 // each intent what is left of the quota.
 func curateShard(completions []schemas.Completion, verdicts []schemas.Verdict, most int, quota map[schemas.Intent]int64) ([]schemas.Example, schemas.Ledger) {
-	_, byIntent := quota[""]
-	byIntent = !byIntent
 	left := maps.Clone(quota)
+	_, together := quota[""] // all intents
 	over := func(intent schemas.Intent) bool {
 		if quota == nil {
 			return false
 		}
-		left[group(intent, byIntent)]--
-		return left[group(intent, byIntent)] < 0
+		g := group(intent, !together)
+		left[g]--
+		return left[g] < 0
 	}
 	byID := make(map[string]schemas.Completion, len(completions))
 	for _, c := range completions {

@@ -13,7 +13,7 @@ const filterVersion = 3
 
 // filter plans a task for every shard of completions.
 func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {
-	m, err := p.manifest(ctx, schemas.StageSynthesize)
+	m, plan, err := p.passed(ctx, schemas.StageSynthesize)
 	if err != nil {
 		return nil, err
 	}
@@ -22,10 +22,6 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		return nil, err
 	}
 	j, err := p.endpoint(p.Spec.Filter.Judge)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := p.loadPlan(ctx, m.Plan)
 	if err != nil {
 		return nil, err
 	}

@@ -13,11 +13,7 @@ const gradeVersion = 3
 
 // grade plans a task for every shard of evaluation answers.
 func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
-	m, err := p.manifest(ctx, schemas.StageSample)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := p.loadPlan(ctx, m.Plan)
+	m, plan, err := p.passed(ctx, schemas.StageSample)
 	if err != nil {
 		return nil, err
 	}

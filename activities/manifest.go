@@ -51,7 +51,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 				}
 				m.Model, m.Curve, ledger = &job.Model, job.Curve, job.Ledger
 			} else {
-				ref, partial, ok, err := a.shardOf(ctx, req.Run, req.Stage, o.Key)
+				ref, partial, ok, err := shard.FindOutput(ctx, a.store, req.Run, req.Stage, o.Key)
 				if err != nil {
 					return sum, err
 				}

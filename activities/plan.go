@@ -75,6 +75,19 @@ func (p *planner) manifest(ctx context.Context, stage schemas.Stage) (m schemas.
 	return p.Activities.manifest(ctx, p.Sums, stage)
 }
 
+// passed reads what an earlier stage came to, and its plan.
+func (p *planner) passed(ctx context.Context, stage schemas.Stage) (schemas.Manifest, *schemas.Plan, error) {
+	return p.Activities.passed(ctx, p.Sums, stage)
+}
+
+func (a *Activities) passed(ctx context.Context, sums []schemas.StageSum, stage schemas.Stage) (m schemas.Manifest, plan *schemas.Plan, err error) {
+	if m, err = a.manifest(ctx, sums, stage); err != nil {
+		return m, nil, err
+	}
+	plan, err = a.loadPlan(ctx, m.Plan)
+	return m, plan, err
+}
+
 func (a *Activities) manifest(ctx context.Context, sums []schemas.StageSum, stage schemas.Stage) (m schemas.Manifest, err error) {
 	for _, s := range sums {
 		if s.Stage == stage {

@@ -209,12 +209,16 @@ func (p *preview) stage(ctx context.Context, stage schemas.Stage) (s StagePrevie
 		return s, nil
 	}
 	if len(todo) > fewTasks {
+		s.Estimated = fmt.Sprintf("by %d of its %d tasks that are not found", someTasks, len(todo))
 		if ref, plan, err = p.some(ctx, stage, plan, todo); err != nil {
 			return s, err
 		}
-		s.Estimated = fmt.Sprintf("by %d of its %d tasks that are not found", len(plan.Tasks), len(todo))
+		todo = todo[:0]
+		for i := range plan.Tasks {
+			todo = append(todo, i)
+		}
 	}
-	missing, planned, err := p.look(ctx, plan, &s)
+	missing, err := p.look(ctx, plan, todo, &s)
 	if err != nil {
 		return s, err
 	}
@@ -223,7 +227,7 @@ func (p *preview) stage(ctx context.Context, stage schemas.Stage) (s StagePrevie
 		return s, err
 	}
 	p.sums = append(p.sums, sum)
-	p.follow(&s, missing, planned)
+	p.follow(&s, missing)
 	if p.Spec.Quota.Accepted > 0 && stage != schemas.StagePrompts {
 		s.Estimated = "the quota's first round alone; it may take more"
 	}
@@ -259,37 +263,30 @@ var doers = map[schemas.Stage]func(context.Context, *work) error{
 	schemas.StageCurate: doCurate, schemas.StageGrade: doGrade,
 }
 
-// look does the tasks that are not found, and counts rows that are missing.
-func (p *preview) look(ctx context.Context, plan *schemas.Plan, s *StagePreview) (missing, planned int64, err error) {
-	for i := range plan.Tasks {
+// look does the tasks todo, which are not found, and counts rows that are missing.
+func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *StagePreview) (missing int64, err error) {
+	for _, i := range todo {
 		w := p.work(plan, i)
-		planned += w.Planned
-		if _, ok, err := w.found(ctx); ok || err != nil {
-			if err != nil {
-				return 0, 0, err
-			}
-			continue
-		}
 		if err := doers[plan.Stage](ctx, w); err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		r, ok, err := w.found(ctx)
 		if err != nil || !ok {
-			return 0, 0, errors.Join(err, schemas.Errorf("preview task", w.Title, schemas.Internal, "it left nothing"))
+			return 0, errors.Join(err, schemas.Errorf("preview task", w.Title, schemas.Internal, "it left nothing"))
 		}
 		missing += r.Ledger.Missing()
 		s.Answered += p.scaled(w.beat.usage().Cached)
 		s.Least += p.scaled(r.Ledger.Missing())
 		s.Most += p.scaled(max(r.Ledger.Missing(), w.unasked.Load()))
 	}
-	return missing, planned, nil
+	return missing, nil
 }
 
 func (p *preview) scaled(n int64) int64 { return int64(math.Round(float64(n) * p.scale)) }
 
 // follow adds what rows of earlier stages that aren't there yet would ask, and hands on
 // how many units are absent behind this stage.
-func (p *preview) follow(s *StagePreview, missing, planned int64) {
+func (p *preview) follow(s *StagePreview, missing int64) {
 	calls, kept := p.rates(s.Stage)
 	if n := int64(math.Round(p.absent * calls)); n > 0 {
 		s.Least, s.Most = s.Least+n, s.Most+n

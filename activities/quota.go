@@ -57,7 +57,7 @@ func (a *Activities) draw(ctx context.Context, req DrawRequest) (r DrawResult, e
 		}
 		return r, nil
 	}
-	filtered, plan, err := a.filtered(ctx, req.Sums)
+	filtered, plan, err := a.passed(ctx, req.Sums, schemas.StageFilter)
 	if err != nil {
 		return r, err
 	}
@@ -94,22 +94,9 @@ func (a *Activities) draw(ctx context.Context, req DrawRequest) (r DrawResult, e
 	return r, nil
 }
 
-// filtered is the manifest of the filter, and its plan.
-func (a *Activities) filtered(ctx context.Context, sums []schemas.StageSum) (m schemas.Manifest, plan *schemas.Plan, err error) {
-	if m, err = a.manifest(ctx, sums, schemas.StageFilter); err != nil {
-		return m, nil, err
-	}
-	plan, err = a.loadPlan(ctx, m.Plan)
-	return m, plan, err
-}
-
 // pools counts the kept prompts that a quota can draw from.
 func (a *Activities) pools(ctx context.Context, sums []schemas.StageSum, byIntent bool) (pools []schemas.Draw, err error) {
-	m, err := a.manifest(ctx, sums, schemas.StagePrompts)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := a.loadPlan(ctx, m.Plan)
+	m, plan, err := a.passed(ctx, sums, schemas.StagePrompts)
 	if err != nil {
 		return nil, err
 	}

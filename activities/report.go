@@ -166,11 +166,7 @@ func (a *Activities) judgedBy(ctx context.Context, sums []schemas.StageSum, grad
 		if s.Stage != schemas.StageFilter && s.Stage != schemas.StageRL {
 			continue
 		}
-		m, err := a.manifest(ctx, sums, s.Stage)
-		if err != nil {
-			return false, err
-		}
-		plan, err := a.loadPlan(ctx, m.Plan)
+		_, plan, err := a.passed(ctx, sums, s.Stage)
 		if err != nil {
 			return false, err
 		}

@@ -108,7 +108,7 @@ func (w *work) leftOut(ctx context.Context, key schemas.Key) (map[schemas.Failed
 	if w.retry == nil || *w.retry == "" {
 		return nil, nil
 	}
-	p, _, err := w.partial(ctx, w.plan.Run, w.stage, key)
+	p, _, err := shard.FindPartial(ctx, w.store, w.plan.Run, w.stage, key)
 	left := map[schemas.FailedRow]schemas.FailedRow{}
 	for _, m := range p.Missing {
 		if m.Reason != *w.retry {
@@ -136,32 +136,8 @@ func (w *work) writePartial(ctx context.Context, key schemas.Key, missing []sche
 	return shard.PutJSON(ctx, w.store, object, schemas.Partial{Task: w.Title, Key: key, Shard: ref, Missing: missing}, shard.PutOptions{})
 }
 
-// partial reads the record of an output that a run goes on with although rows of it are
-// missing.
-func (a *Activities) partial(ctx context.Context, run schemas.RunID, stage schemas.Stage, key schemas.Key) (p schemas.Partial, ok bool, err error) {
-	err = shard.GetJSON(ctx, a.store, schemas.PartialObject(run, stage, key), &p)
-	if schemas.KindOf(err) == schemas.NotFound {
-		return p, false, nil
-	}
-	return p, err == nil, err
-}
-
 // asksAgain reports whether a retry of rows that failed for a reason concerns p. An
 // empty reason stands for all.
 func asksAgain(p schemas.Partial, reason schemas.Reason) bool {
 	return slices.ContainsFunc(p.Missing, func(m schemas.FailedRow) bool { return reason == "" || m.Reason == reason })
-}
-
-// shardOf finds an output of a stage of a run: the whole one, or the partial one that the
-// run goes on with.
-func (a *Activities) shardOf(ctx context.Context, run schemas.RunID, stage schemas.Stage, key schemas.Key) (ref schemas.ShardRef, partial *schemas.Partial, ok bool, err error) {
-	ref, ok, err = shard.Find(ctx, a.store, stage, key)
-	if ok || err != nil {
-		return ref, nil, ok, err
-	}
-	p, ok, err := a.partial(ctx, run, stage, key)
-	if !ok || err != nil {
-		return ref, nil, false, err
-	}
-	return p.Shard, &p, true, nil
 }

@@ -76,11 +76,7 @@ func (p *planner) trainedFrom(ctx context.Context) (ref schemas.ModelRef, err er
 		if skipped {
 			continue
 		}
-		m, err := p.manifest(ctx, stage)
-		if err != nil {
-			return ref, err
-		}
-		plan, err := p.loadPlan(ctx, m.Plan)
+		_, plan, err := p.passed(ctx, stage)
 		if err != nil {
 			return ref, err
 		}

@@ -16,7 +16,7 @@ const synthesizeVersion = 2
 // synthesize plans a task for every shard of prompts or, where a quota draws them, for
 // every round and shard of a category.
 func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err error) {
-	m, err := p.manifest(ctx, schemas.StagePrompts)
+	m, plan, err := p.passed(ctx, schemas.StagePrompts)
 	if err != nil {
 		return nil, err
 	}
@@ -25,10 +25,6 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 		return nil, err
 	}
 	teacher, err := p.endpoint(p.Spec.Synthesize.Teacher)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := p.loadPlan(ctx, m.Plan)
 	if err != nil {
 		return nil, err
 	}

@@ -241,7 +241,7 @@ func (w *work) found(ctx context.Context) (schemas.TaskResult, bool, error) {
 			result.Ledger.Add(job.Ledger)
 			continue
 		}
-		ref, partial, ok, err := w.shardOf(ctx, w.plan.Run, w.stage, o.Key)
+		ref, partial, ok, err := shard.FindOutput(ctx, w.store, w.plan.Run, w.stage, o.Key)
 		if !ok || err != nil {
 			return result, false, err
 		}

@@ -106,6 +106,14 @@ type StageProgress struct {
 	Adopted    bool       `json:"adopted,omitempty"` // the run began behind it
 }
 
+// Progress is a finished stage as people see it.
+func (s StageSum) Progress() StageProgress {
+	return StageProgress{
+		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true,
+		ByCategory: s.ByCategory, Adopted: s.Adopted,
+	}
+}
+
 // Progress answers the query "progress".
 type Progress struct {
 	Run       RunID            `json:"run"`

@@ -171,22 +171,11 @@ func (s *story) findMissing(ctx context.Context, store shard.Store, stage schema
 	if err != nil {
 		return err
 	}
-	for _, object := range m.Partial {
-		var p schemas.Partial
-		err := shard.GetJSON(ctx, store, object, &p)
-		if schemas.KindOf(err) == schemas.NotFound {
-			continue // the run that it was taken from has been forgotten
+	return failedRows(ctx, store, &m, func(row schemas.FailedRow) {
+		if row.PromptID == s.prompt.ID {
+			s.missing = append(s.missing, missingRow{stage, row})
 		}
-		if err != nil {
-			return err
-		}
-		for _, row := range p.Missing {
-			if row.PromptID == s.prompt.ID {
-				s.missing = append(s.missing, missingRow{stage, row})
-			}
-		}
-	}
-	return nil
+	})
 }
 
 // promptBehind is the ID of the prompt that a completion or an example with this ID

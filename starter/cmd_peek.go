@@ -98,7 +98,7 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 			if len(kept[output.Kind]) == p.rows && len(rejected[output.Kind]) == p.rows {
 				continue
 			}
-			ref, ok, err := findOutput(ctx, store, p.run, p.stage, output.Key)
+			ref, _, ok, err := shard.FindOutput(ctx, store, p.run, p.stage, output.Key)
 			if err != nil {
 				return nil, err
 			}

@@ -69,10 +69,7 @@ func ended(r schemas.RunReport) *schemas.Progress {
 	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions, Notes: r.Notes}
 	for _, s := range r.Stages {
 		p.Stage = s.Stage
-		p.Stages = append(p.Stages, schemas.StageProgress{
-			Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true, Adopted: s.Adopted,
-			ByCategory: s.ByCategory,
-		})
+		p.Stages = append(p.Stages, s.Progress())
 	}
 	return p
 }

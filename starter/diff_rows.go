@@ -361,7 +361,11 @@ var kindOf = map[schemas.Stage]string{
 func failedRows(ctx context.Context, store shard.Store, m *schemas.Manifest, do func(schemas.FailedRow)) error {
 	for _, object := range m.Partial {
 		var p schemas.Partial
-		if err := shard.GetJSON(ctx, store, object, &p); err != nil {
+		err := shard.GetJSON(ctx, store, object, &p)
+		if schemas.KindOf(err) == schemas.NotFound {
+			continue // the run that it was taken from has been forgotten
+		}
+		if err != nil {
 			return err
 		}
 		for _, row := range p.Missing {

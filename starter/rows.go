@@ -100,21 +100,6 @@ var tables = map[string]table{
 	}),
 }
 
-// findOutput finds an output of a stage that may not have ended: the whole shard, or the
-// one that the run goes on with although rows of it failed.
-func findOutput(ctx context.Context, store shard.Store, run schemas.RunID, stage schemas.Stage, key schemas.Key) (schemas.ShardRef, bool, error) {
-	ref, ok, err := shard.Find(ctx, store, stage, key)
-	if ok || err != nil {
-		return ref, ok, err
-	}
-	var p schemas.Partial
-	err = shard.GetJSON(ctx, store, schemas.PartialObject(run, stage, key), &p)
-	if schemas.KindOf(err) == schemas.NotFound {
-		return ref, false, nil
-	}
-	return p.Shard, err == nil, err
-}
-
 func cells(values ...any) []string {
 	out := make([]string, len(values))
 	for i, v := range values {

@@ -63,7 +63,7 @@ func outcomes(m map[schemas.Reason]int64) (n int64) {
 // counted is what became of a stage's units, in short.
 func counted(l schemas.Ledger) string {
 	s := fmt.Sprintf("kept %d, rejected %d", l.Kept, outcomes(l.Rejected))
-	if n := outcomes(l.Failed); n > 0 {
+	if n := l.Missing(); n > 0 {
 		s += fmt.Sprintf(", failed %d", n)
 	}
 	return s

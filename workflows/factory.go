@@ -70,7 +70,7 @@ func newFactory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Car
 		f.carried.Started = workflow.Now(ctx)
 	}
 	for _, s := range f.carried.Sums {
-		f.stages = append(f.stages, closedStage(s))
+		f.stages = append(f.stages, s.Progress())
 	}
 	return f
 }
@@ -215,7 +215,7 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 	f.carried.Sums, inputs.Simulated, f.carried.Notes = result.Sums, result.Simulated, result.Notes
 	f.stages = nil // after a retry they were taken before
 	for _, s := range result.Sums {
-		f.stages = append(f.stages, closedStage(s))
+		f.stages = append(f.stages, s.Progress())
 	}
 	f.show(ctx)
 	return nil

@@ -96,10 +96,3 @@ func details(p schemas.Progress) string {
 	}
 	return b.String()
 }
-
-func closedStage(s schemas.StageSum) schemas.StageProgress {
-	return schemas.StageProgress{
-		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true, Adopted: s.Adopted,
-		ByCategory: s.ByCategory,
-	}
-}

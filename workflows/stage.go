@@ -65,7 +65,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	if f.spec.Quota.Accepted == 0 || stage.Before(schemas.StageSynthesize) || schemas.StageFilter.Before(stage) {
 		delete(f.carried.Retry, stage) // the rounds of a quota come back to it
 	}
-	f.stages[len(f.stages)-1] = closedStage(sum)
+	f.stages[len(f.stages)-1] = sum.Progress()
 	f.show(ctx)
 	return f.maybeContinue(ctx)
 }
