@@ -50,6 +50,7 @@ type Client struct {
 	flights  *flights
 	last     *atomic.Pointer[Served]
 	guard    func() error
+	backlog  *Backlog // in batch mode: what is to be sent
 }
 
 // minSecret is the length from which a key is taken for a secret. Servers that
@@ -151,6 +152,9 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if c.offline {
 		return Answer{}, meta, errMissing
 	}
+	if c.backlog != nil {
+		return Answer{}, meta, c.backlog.postpone(c, q, meta.Key)
+	}
 	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
@@ -159,7 +163,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 		return Answer{}, meta, err
 	}
 	answer.Limit = q.limit
-	meta.USD = c.endpoint.price(answer.Usage)
+	meta.USD = c.endpoint.price(answer)
 	// The key may be taken by an answer that this limit leaves no room for.
 	key := meta.Key
 	if found || answer.limited() {
