@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -29,14 +30,30 @@ import (
 type batchRecord struct {
 	Open []openBatch `json:"open,omitempty"`
 	Done []string    `json:"done,omitempty"` // batches that were read
-	// Failures are of requests that got an error in place of an answer.
-	Failures map[schemas.Key]llm.Failure `json:"failures,omitempty"`
+	// Failures are of requests that got an error in place of an answer, by endpoint.
+	Failures map[string]map[schemas.Key]*llm.Failure `json:"failures,omitempty"`
 	// GaveUp says that a person was told of them: the next call asks once more.
 	GaveUp bool  `json:"gave_up,omitempty"`
 	Round  int   `json:"round"`
 	Fruit  bool  `json:"fruit,omitempty"` // the round has brought answers, or doesn't count
 	Vain   int   `json:"vain,omitempty"`  // rounds in a row that brought none
 	Paid   int64 `json:"paid"`            // answers so far
+}
+
+func (r *batchRecord) fail(endpoint string, key schemas.Key, err error) *llm.Failure {
+	if r.Failures == nil {
+		r.Failures = map[string]map[schemas.Key]*llm.Failure{}
+	}
+	if r.Failures[endpoint] == nil {
+		r.Failures[endpoint] = map[schemas.Key]*llm.Failure{}
+	}
+	f := r.Failures[endpoint][key]
+	if f == nil {
+		f = &llm.Failure{}
+		r.Failures[endpoint][key] = f
+	}
+	f.Add(err)
+	return f
 }
 
 // openBatch is a batch that is under way, or about to be: the file is uploaded and recorded
@@ -105,16 +122,21 @@ func byBatch(do func(context.Context, *work) error) func(context.Context, *work)
 			return b.pending(err)
 		}
 		w.batch = b
-		cached := w.beat.usage().Cached
-		err := do(ctx, w)
-		cached = w.beat.usage().Cached - cached
-		if errors.Is(err, errAwaited) {
+		for {
+			cached := w.beat.usage().Cached
+			err := do(ctx, w)
+			cached = w.beat.usage().Cached - cached
+			if !errors.Is(err, errAwaited) {
+				w.beat.spend(schemas.Usage{Cached: -min(cached, b.record.Paid)})
+				return b.close(ctx, err)
+			}
 			// The last call counts what was answered from the journal before.
 			w.beat.spend(schemas.Usage{Cached: -cached})
-			return b.pending(b.submit(ctx))
+			if !b.inVain() {
+				return b.pending(b.submit(ctx))
+			}
+			b.giveUp()
 		}
-		w.beat.spend(schemas.Usage{Cached: -min(cached, b.record.Paid)})
-		return b.close(ctx, err)
 	}
 }
 
@@ -146,7 +168,7 @@ func (b *batches) close(ctx context.Context, err error) error {
 		return nil
 	case err == nil:
 		return b.store.Delete(ctx, schemas.BatchesObject(b.key))
-	case b.gaveUp():
+	case b.gaveUp() && llm.IsRequest(err):
 		b.record.GaveUp = true
 		if saveErr := b.save(ctx); saveErr != nil {
 			return saveErr
@@ -171,7 +193,7 @@ func (b *batches) backlog(c *llm.Client) *llm.Backlog {
 	defer b.mu.Unlock()
 	name := c.Endpoint().Name
 	if b.backlogs[name] == nil {
-		b.backlogs[name] = c.NewBacklog(b.record.Failures)
+		b.backlogs[name] = c.NewBacklog(b.record.Failures[name])
 	}
 	return b.backlogs[name]
 }
@@ -320,10 +342,7 @@ func (b *batches) read(ctx context.Context, c *llm.Client, o openBatch, got llm.
 		case llm.IsAccount(err):
 			account = err // no request's fault
 		case o.counts():
-			if b.record.Failures == nil {
-				b.record.Failures = map[schemas.Key]llm.Failure{}
-			}
-			b.record.Failures[key] = llm.FailureOf(err, b.record.Failures[key])
+			b.record.fail(o.Endpoint, key, err)
 		}
 	}
 	return false, account
@@ -376,18 +395,27 @@ func (b *batches) send(ctx context.Context, c *llm.Client, o *openBatch) (keep b
 // mostVain is how many rounds in a row may bring nothing.
 const mostVain = 4
 
-// submit has the backlogs answered by batches.
-func (b *batches) submit(ctx context.Context) error {
+// inVain counts the rounds that brought nothing, and tells whether they are too many.
+func (b *batches) inVain() bool {
 	if b.record.Vain++; b.record.Fruit || b.record.Round == 0 {
 		b.record.Vain = 0
 	}
-	if b.record.Vain >= mostVain {
-		b.record.GaveUp = true
-		if err := b.save(ctx); err != nil {
-			return err
+	return b.record.Vain >= mostVain
+}
+
+// giveUp has the rows fail whose requests no batch has brought anything for.
+func (b *batches) giveUp() {
+	err := schemas.Errorf("ask by batch", b.Title, schemas.Unavailable, "%d rounds in a row brought no answer at all", b.record.Vain)
+	for name, l := range b.backlogs {
+		for _, key := range l.Keys() {
+			b.record.fail(name, key, err).Times = math.MaxInt
 		}
-		return &givenUpError{schemas.Errorf("ask by batch", b.Title, schemas.Unavailable, "%d rounds in a row brought no answer at all", b.record.Vain)}
 	}
+	b.record.Vain, b.backlogs = 0, map[string]*llm.Backlog{}
+}
+
+// submit has the backlogs answered by batches.
+func (b *batches) submit(ctx context.Context) error {
 	if adopted, err := b.adoptBatches(ctx); err != nil || adopted {
 		return err
 	}

@@ -33,7 +33,8 @@ type provider struct {
 	lines   map[string]int // how often each request was submitted
 	held    bool
 	// late says which requests expire; n counts how often they were submitted.
-	late func(customID string, n int) bool
+	late   func(customID string, n int) bool
+	silent bool // expired requests stand in no file
 	// status is that of submitting, after taking the batch where it is a 5xx.
 	status int
 	queue  int // batches that fail, since the queue is full
@@ -161,6 +162,9 @@ func (p *provider) end(b *providerBatch) {
 		p.lines[line.CustomID]++
 		if p.late != nil && p.late(line.CustomID, n) {
 			b.Status = "expired"
+			if p.silent {
+				continue
+			}
 			fmt.Fprintf(&refused, `{"custom_id":%q,"response":null,"error":{"code":"batch_expired","message":"too late"}}`+"\n", line.CustomID)
 			continue
 		}
@@ -471,17 +475,27 @@ func TestResumeAsksAgainByBatch(t *testing.T) {
 	}
 }
 
-// Batches that bring nothing, not even errors, end the task after some rounds.
+// Rows whose requests always expire, or whose batches bring nothing, not even errors, fail
+// after some rounds, and a run may go on without them.
 func TestRoundsInVain(t *testing.T) {
-	p := newProvider(t)
-	p.late = func(string, int) bool { return true }
-	w, plan := synthesizing(t, byBatchSpec(t, fivePrompts()...), options{models: p.models})
-	_, _, err := w.until(schemas.StageSynthesize, plan, 0)
-	if app := failure(t, err); !app.NonRetryable() || app.Type() != string(schemas.Unavailable) {
-		t.Errorf("got %v", app)
-	}
-	if n, _ := p.submitted(); n != 4 {
-		t.Errorf("%d batches", n)
+	for _, silent := range []bool{false, true} {
+		p := newProvider(t)
+		p.late, p.silent = func(string, int) bool { return true }, silent
+		w, plan := synthesizing(t, byBatchSpec(t, fivePrompts()...), options{models: p.models})
+		_, _, err := w.until(schemas.StageSynthesize, plan, 0)
+		app := failure(t, err)
+		var told schemas.TaskFailure
+		if err := app.Details(&told); err != nil || told.Rows == 0 || !app.NonRetryable() || app.Type() != string(schemas.Unavailable) {
+			t.Errorf("silent %v: got %v, %+v", silent, app, told)
+		}
+		if n, _ := p.submitted(); n != 4 {
+			t.Errorf("silent %v: %d batches", silent, n)
+		}
+		p.late = nil
+		r, err := call[schemas.TaskResult](w, w.Synthesize, TaskRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan, MayMiss: told.Rows})
+		if err != nil || r.Ledger.Missing() != told.Rows {
+			t.Errorf("silent %v: without the rows: %+v, %v", silent, r, err)
+		}
 	}
 }
 

@@ -153,19 +153,19 @@ func (a *Activities) CheckBatches(ctx context.Context, spec schemas.RunSpec) err
 }
 
 func (a *Activities) checkBatches(ctx context.Context, spec schemas.RunSpec) error {
-	for _, r := range []struct {
-		stage    schemas.Stage
-		endpoint string
-	}{{schemas.StageSynthesize, spec.Synthesize.Teacher}, {schemas.StageFilter, spec.Filter.Judge}} {
-		if !spec.Passes(r.stage) {
+	roles := map[schemas.Stage]schemas.Role{schemas.StageSynthesize: spec.Synthesize.Teacher, schemas.StageFilter: spec.Filter.Judge}
+	for _, stage := range schemas.Stages {
+		if !spec.ByBatch(stage) || !spec.Passes(stage) {
 			continue
 		}
-		c, err := a.client(r.endpoint)
-		if err != nil {
-			return err
-		}
-		if err := c.CheckBatches(ctx); err != nil {
-			return err
+		for _, name := range roles[stage].Endpoints() {
+			c, err := a.client(name)
+			if err != nil {
+				return err
+			}
+			if err := c.CheckBatches(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -419,10 +419,10 @@ func (s *server) line(raw json.RawMessage, body digest) (int, any) {
 	e := s.ledger.open(req.Model, body)
 	var paid *usage
 	defer func() { s.ledger.closeBatched(e, paid) }()
-	if problem := req.check(); problem != nil {
+	if problem := s.check(req); problem != nil {
 		return refuse(problem)
 	}
-	drawn := s.faults.draw(body, e.nth, req.Model)
+	drawn := s.faults.draw(body, e.nth, s.judges(req))
 	if e, ok := s.fails(drawn, body); ok {
 		return refuse(e)
 	}

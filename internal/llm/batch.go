@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -25,7 +26,7 @@ const (
 // many goroutines.
 type Backlog struct {
 	attempts int
-	failures map[schemas.Key]Failure
+	failures map[schemas.Key]*Failure
 
 	mu     sync.Mutex
 	lines  map[schemas.Key]line
@@ -48,23 +49,22 @@ type Failure struct {
 	Text  string       `json:"text"`
 }
 
-// FailureOf is the failure of a request that failed before as earlier says.
-func FailureOf(err error, earlier Failure) Failure {
-	f := Failure{Times: earlier.Times + 1, Kind: schemas.KindOf(err), Late: IsLate(err), Text: err.Error()}
+// Add counts another failure.
+func (f *Failure) Add(err error) {
+	*f = Failure{Times: f.Times + 1, Kind: schemas.KindOf(err), Late: IsLate(err), Text: err.Error()}
 	if fault := (*fault)(nil); errors.As(err, &fault) {
 		f.Text = fault.text
 	}
-	return f
 }
 
 // final reports whether the request is not asked again.
-func (f Failure) final(attempts int) bool {
-	return f.Times >= attempts || f.Times > 0 && !f.Kind.Retryable()
+func (f *Failure) final(attempts int) bool {
+	return f.Times >= attempts || !f.Kind.Retryable()
 }
 
 // NewBacklog makes an empty backlog of c's requests. Those that failed as often as an
 // online request is tried, or for what they are, get their error again and are not taken.
-func (c *Client) NewBacklog(failures map[schemas.Key]Failure) *Backlog {
+func (c *Client) NewBacklog(failures map[schemas.Key]*Failure) *Backlog {
 	return &Backlog{attempts: c.attempts, failures: failures, lines: map[schemas.Key]line{}}
 }
 
@@ -84,7 +84,7 @@ func IsPending(err error) bool { return errors.Is(err, errPending) }
 func (b *Backlog) postpone(c *Client, q question, key schemas.Key) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if f := b.failures[key]; f.final(b.attempts) {
+	if f := b.failures[key]; f != nil && f.final(b.attempts) {
 		b.gaveUp = true
 		return c.fail(f.Kind, &fault{text: f.Text, late: f.Late}, "")
 	}
@@ -109,6 +109,13 @@ func (b *Backlog) GaveUp() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.gaveUp
+}
+
+// Keys are the keys of its requests.
+func (b *Backlog) Keys() []schemas.Key {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.lines))
 }
 
 // Part is as much of a backlog as one batch takes. All its requests have one limit of

@@ -369,26 +369,28 @@ func TestBacklogGivesUp(t *testing.T) {
 	key := keyOf(t, c.Endpoint(), ask("x"))
 	late := c.fail(schemas.Unavailable, &fault{text: "expired", late: true}, "")
 	bad := c.fail(schemas.InvalidInput, &fault{text: "HTTP 400"}, "")
-	twice := FailureOf(late, FailureOf(late, Failure{}))
 	for _, tt := range []struct {
-		failure Failure
+		errs    []error
 		pending bool
 		late    bool
 	}{
-		{twice, true, false}, {FailureOf(late, twice), false, true}, {FailureOf(bad, Failure{}), false, false},
+		{[]error{late, late}, true, false}, {[]error{late, late, late}, false, true}, {[]error{bad}, false, false},
 	} {
-		raw, err := json.Marshal(tt.failure)
+		var f, kept Failure
+		for _, err := range tt.errs {
+			f.Add(err)
+		}
+		raw, err := json.Marshal(f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var kept Failure
 		if err := json.Unmarshal(raw, &kept); err != nil {
 			t.Fatal(err)
 		}
-		b := c.NewBacklog(map[schemas.Key]Failure{key: kept})
+		b := c.NewBacklog(map[schemas.Key]*Failure{key: &kept})
 		_, _, err = c.Batched(b).Ask(t.Context(), ask("x"))
 		if IsPending(err) != tt.pending || b.GaveUp() == tt.pending || !tt.pending && (!IsRequest(err) || IsLate(err) != tt.late) {
-			t.Errorf("%+v: %v", tt.failure, err)
+			t.Errorf("%+v: %v", f, err)
 		}
 	}
 }
