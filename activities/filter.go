@@ -9,7 +9,7 @@ import (
 )
 
 // filterVersion changes when the same votes give other verdicts.
-const filterVersion = 3
+const filterVersion = 4
 
 // filter plans a task for every shard of completions.
 func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -74,21 +74,18 @@ func doFilter(ctx context.Context, w *work) error {
 		if err != nil {
 			return schemas.Verdict{}, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
 		}
-		v := schemas.Verdict{
-			CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
-			Sample: c.Sample, Judge: client.Endpoint().Identity(), Score: r.Score, Votes: r.Votes, Early: r.Early,
-		}
-		switch {
-		case len(r.Votes) == 0:
-			v.Reason = schemas.ReasonMalformedVerdict
-		case r.Score < *s.Threshold:
-			v.Reason = schemas.ReasonBelowThreshold
-		case r.Lost > 0:
-			// A minimum over fewer votes than asked for is no verdict to keep by.
-			v.Reason = schemas.ReasonMalformedVerdict
-		}
+		v := verdict(c, client.Endpoint().Identity(), r)
 		return v, w.trip.count(v.Reason, v)
 	})
+}
+
+// verdict is what a judge's votes on a completion come to.
+func verdict(c schemas.Completion, by schemas.ModelIdentity, r judge.Result) schemas.Verdict {
+	return schemas.Verdict{
+		CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
+		Sample: c.Sample, Judge: by, Score: r.Score, VoteCount: int32(len(r.Votes)), Votes: r.Votes, Early: r.Early,
+		Reason: r.Reason,
+	}
 }
 
 // judged names the completions that a vote is missing on.
