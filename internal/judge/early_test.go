@@ -51,7 +51,7 @@ func TestEarlyDecidesAsAllVotesDo(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		votes := rapid.SliceOfN(drawn, 1, 7).Draw(rt, "votes")
 		threshold := float64(rapid.IntRange(0, maxScore).Draw(rt, "threshold")) / maxScore
-		role := rapid.SampledFrom(roles).Draw(rt, "role")
+		role := rapid.SampledFrom(Roles).Draw(rt, "role")
 		all, asked := decide(t, role, threshold, true, votes)
 		if asked != len(votes) || all.Early {
 			rt.Fatalf("%d of all %d votes were asked for", asked, len(votes))

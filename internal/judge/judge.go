@@ -18,6 +18,9 @@ const (
 	RoleGrade  Role = "grade"
 )
 
+// Roles lists all roles.
+var Roles = []Role{RoleFilter, RoleReward, RoleGrade}
+
 // Asker asks a model; *llm.Client is one.
 type Asker interface {
 	Ask(context.Context, llm.Request) (llm.Answer, llm.Meta, error)

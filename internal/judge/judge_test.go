@@ -18,8 +18,6 @@ import (
 
 var _ Asker = (*llm.Client)(nil)
 
-var roles = []Role{RoleFilter, RoleReward, RoleGrade}
-
 // script is a judge's model that gives its replies in turn, and keeps what it
 // was asked.
 type script struct {
@@ -69,7 +67,7 @@ func item(t testing.TB) Item {
 
 func TestMessagesGolden(t *testing.T) {
 	var b strings.Builder
-	for _, role := range roles {
+	for _, role := range Roles {
 		s := &script{replies: []any{"I'd say 10.", vote(10, 10, 10, 10)}}
 		if _, err := New(s, role, Options{}).Verdict(t.Context(), item(t)); err != nil {
 			t.Fatal(err)
@@ -86,9 +84,9 @@ func TestMessagesGolden(t *testing.T) {
 	policytest.Golden(t, "testdata/requests.golden", StageVersion(), b.String())
 }
 
-func TestUnknownIntentIsAbsent(t *testing.T) {
+func TestUnknownMetadataIsAbsent(t *testing.T) {
 	i := item(t)
-	i.Prompt.Intent = ""
+	i.Prompt.Intent, i.Prompt.Language, i.Prompt.Source = "", "", ""
 	if got := RoleFilter.messages(i)[1].Content; !strings.HasPrefix(got, "<prompt>\n") {
 		t.Errorf("got %q", got)
 	}
@@ -106,7 +104,7 @@ func TestWhatIsHidden(t *testing.T) {
 				Messages: []schemas.Message{{Role: "user", Content: "A question."}},
 			}}
 		}
-		for _, role := range roles {
+		for _, role := range Roles {
 			with, without := role.messages(build(secret, "refuse")), role.messages(build("", ""))
 			if got := cmp.Equal(with, without); got == (role == RoleFilter) {
 				t.Fatalf("%s: the same without CoT: %v", role, got)
@@ -128,7 +126,7 @@ func TestBlocksCannotBeClosed(t *testing.T) {
 	cp := policytest.For(t, "violence")
 	text := rapid.StringMatching(`(</?(prompt|answer|reasoning|policy)>|[a-z&;<> \n]){0,8}`)
 	rapid.Check(t, func(t *rapid.T) {
-		for _, role := range roles {
+		for _, role := range Roles {
 			user := role.messages(Item{Policy: cp, CoT: text.Draw(t, "cot"), Answer: text.Draw(t, "answer"), Prompt: schemas.Prompt{
 				Intent: schemas.Intent(text.Draw(t, "intent")), Messages: []schemas.Message{{Role: "user", Content: text.Draw(t, "prompt")}},
 			}})[1].Content
@@ -319,7 +317,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(`{"compliance":{"compliance":{`)
 	f.Add("<think>a</think>" + vote(1, 2, 3, 4) + vote(1, 2, 3, 4))
 	f.Fuzz(func(t *testing.T, reply string) {
-		for _, role := range roles {
+		for _, role := range Roles {
 			v, err := role.parse(llm.Answer{Content: reply})
 			if err != nil {
 				if len(err.Error()) > 200 {

@@ -22,7 +22,7 @@ func StageVersion() schemas.Digest {
 		"user":        []string{promptBlock, reasoningBlock, answerBlock},
 		"repair":      repairText,
 	}
-	for _, role := range []Role{RoleFilter, RoleReward, RoleGrade} {
+	for _, role := range Roles {
 		version[string(role)] = []any{role.rubric(), role.schema()}
 	}
 	return schemas.DigestOf(version)
