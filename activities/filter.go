@@ -61,8 +61,7 @@ func doFilter(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	s := w.spec.Filter
-	j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens, Refresh: w.refresh()})
+	j := judge.New(client, judge.RoleFilter, filterOptions(w.spec))
 	verdicts := rowsOf[schemas.Verdict]{
 		kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
 		reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
@@ -72,7 +71,7 @@ func doFilter(ctx context.Context, w *work) error {
 		r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 		w.beat.spend(r.Usage)
 		if err != nil {
-			return schemas.Verdict{}, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
+			return schemas.Verdict{}, w.unanswered(err, w.spec.Filter.Votes-len(r.Votes)-r.Lost)
 		}
 		v := verdict(c, client.Endpoint().Identity(), r)
 		return v, w.trip.count(v.Reason, v)

@@ -87,7 +87,7 @@ type Result struct {
 // before it, and is no verdict.
 func (j *Judge) Verdict(ctx context.Context, item Item) (Result, error) {
 	var result Result
-	messages := j.role.messages(item)
+	messages := j.role.Messages(item)
 	for sample := range j.options.Votes {
 		vote, ok, err := j.vote(ctx, messages, sample, &result.Usage)
 		if err != nil {

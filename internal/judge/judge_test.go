@@ -87,7 +87,7 @@ func TestMessagesGolden(t *testing.T) {
 func TestUnknownMetadataIsAbsent(t *testing.T) {
 	i := item(t)
 	i.Prompt.Intent, i.Prompt.Language, i.Prompt.Source = "", "", ""
-	if got := RoleFilter.messages(i)[1].Content; !strings.HasPrefix(got, "<prompt>\n") {
+	if got := RoleFilter.Messages(i)[1].Content; !strings.HasPrefix(got, "<prompt>\n") {
 		t.Errorf("got %q", got)
 	}
 }
@@ -105,7 +105,7 @@ func TestWhatIsHidden(t *testing.T) {
 			}}
 		}
 		for _, role := range Roles {
-			with, without := role.messages(build(secret, "refuse")), role.messages(build("", ""))
+			with, without := role.Messages(build(secret, "refuse")), role.Messages(build("", ""))
 			if got := cmp.Equal(with, without); got == (role == RoleFilter) {
 				t.Fatalf("%s: the same without CoT: %v", role, got)
 			}
@@ -127,7 +127,7 @@ func TestBlocksCannotBeClosed(t *testing.T) {
 	text := rapid.StringMatching(`(</?(prompt|answer|reasoning|policy)>|[a-z&;<> \n]){0,8}`)
 	rapid.Check(t, func(t *rapid.T) {
 		for _, role := range Roles {
-			user := role.messages(Item{Policy: cp, CoT: text.Draw(t, "cot"), Answer: text.Draw(t, "answer"), Prompt: schemas.Prompt{
+			user := role.Messages(Item{Policy: cp, CoT: text.Draw(t, "cot"), Answer: text.Draw(t, "answer"), Prompt: schemas.Prompt{
 				Intent: schemas.Intent(text.Draw(t, "intent")), Messages: []schemas.Message{{Role: "user", Content: text.Draw(t, "prompt")}},
 			}})[1].Content
 			blocks := 2

@@ -74,9 +74,9 @@ func (r Role) rubric() string {
 		fmt.Sprintf(rubricEnd, fmt.Sprintf(formAll, form))
 }
 
-// messages renders a request. All that comes before the item is the same for all
+// Messages renders a request. All that comes before the item is the same for all
 // items of a category.
-func (r Role) messages(item Item) []schemas.Message {
+func (r Role) Messages(item Item) []schemas.Message {
 	var turns []string
 	for _, m := range item.Prompt.Messages {
 		turns = append(turns, m.Role+": "+policy.Escape(m.Content))
