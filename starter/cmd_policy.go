@@ -203,7 +203,11 @@ func (a *app) policyDiff(ctx context.Context, d policyDiff) error {
 	}
 	if d.run != "" || d.spec != "" {
 		spec.Policy.Source = d.to
-		if out.Preview, err = a.preview(ctx, "policy-diff", spec, schemas.RunID(d.run)); err != nil {
+		out.Preview, err = a.preview(ctx, "policy-diff", spec, schemas.RunID(d.run))
+		if err != nil && d.run == "" {
+			return err
+		}
+		if err != nil { // the run's files may be its worker's
 			out.Notes = append(out.Notes, fmt.Sprintf("what is answered already can't be told here: %v", err))
 		}
 		if from.Digest() != to.Digest() && (spec.WithDefaults().Passes(schemas.StageRL) || spec.WithDefaults().Passes(schemas.StageGrade)) {

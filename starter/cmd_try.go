@@ -48,7 +48,7 @@ The texts may be harmful to read.
 	flags.StringVar(&t.category, "category", "", "its category")
 	flags.StringVar(&t.intent, "intent", "", "its intent, where you want to tell the judge: harmful, borderline or benign")
 	flags.IntVarP(&t.most, "prompts", "n", 10, "how many of the spec's prompts, taken from its files in turn")
-	flags.BoolVar(&t.messages, "messages", false, "show every message whole, the policy too")
+	flags.BoolVar(&t.messages, "messages", false, "show every message whole, the policy too (--json has them to the letter)")
 	return cmd
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -35,17 +34,16 @@ type asked struct {
 	Seed     int64             `json:"seed"`
 }
 
-func (q asked) last() string { return q.Messages[len(q.Messages)-1].Content }
+// user is the first message of the user.
+func (q asked) user() string { return q.Messages[1].Content }
 
-// block is what stands between two tags of the last message.
+// block is what stands between two tags of it.
 func (q asked) block(tag string) string {
-	_, rest, _ := strings.Cut(q.last(), "<"+tag)
+	_, rest, _ := strings.Cut(q.user(), "<"+tag)
 	_, rest, _ = strings.Cut(rest, ">")
 	inside, _, _ := strings.Cut(rest, "</"+tag+">")
 	return strings.TrimSpace(inside)
 }
-
-var policyTag = regexp.MustCompile(`<policy category="([^"]*)">`)
 
 // simulate starts models that reply what say says, or fail with its status.
 func simulate(t *testing.T, say func(asked) (reply string, status int)) *simulated {
