@@ -21,10 +21,6 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 	if err != nil {
 		return nil, err
 	}
-	j, err := p.endpoint(p.Spec.Filter.Judge)
-	if err != nil {
-		return nil, err
-	}
 	for i, ref := range m.Outputs[schemas.OutputCompletions] {
 		cp, err := pol.For(plan.Tasks[i].Category)
 		if err != nil {
@@ -34,7 +30,10 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		l := lineage{
 			Stage: schemas.StageFilter, Version: []any{filterVersion, judge.StageVersion()}, Inputs: digests(ref),
 			Params: p.params(map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens}),
-			Policy: cp.Digest, Models: []model{asked(j)},
+			Policy: cp.Digest,
+		}
+		if err := p.cast(&l, s.Judge, cp.Category); err != nil {
+			return nil, err
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
 		t.Category, t.Inputs = cp.Category, []schemas.ShardRef{ref}
@@ -57,23 +56,23 @@ func doFilter(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	client, err := w.client(w.spec.Filter.Judge)
+	router, err := w.router(w.spec.Filter.Judge)
 	if err != nil {
 		return err
 	}
-	j := judge.New(client, judge.RoleFilter, filterOptions(w.spec))
+	j := routedJudge{router: router, judge: judge.New(nil, judge.RoleFilter, filterOptions(w.spec))}
 	verdicts := rowsOf[schemas.Verdict]{
 		kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
 		reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
 	}
-	return verdicts.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Verdict, error) {
+	return verdicts.do(ctx, w, router.inFlight(), func(ctx context.Context, i int) (schemas.Verdict, error) {
 		c := completions[i]
-		r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
+		r, who, err := j.verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 		w.beat.spend(r.Usage)
 		if err != nil {
 			return schemas.Verdict{}, w.unanswered(err, w.spec.Filter.Votes-len(r.Votes)-r.Lost)
 		}
-		v := verdict(c, client.Endpoint().Identity(), r)
+		v := verdict(c, who, r)
 		return v, w.trip.count(v.Reason, v)
 	})
 }

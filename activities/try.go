@@ -53,22 +53,21 @@ func Try(ctx context.Context, c config.Config, store shard.Store, journal *shard
 			return nil, usage, err
 		}
 	}
-	teacher, err := a.client(req.Spec.Synthesize.Teacher)
-	if err != nil {
-		return nil, usage, err
-	}
-	judging, err := a.client(req.Spec.Filter.Judge)
-	if err != nil {
-		return nil, usage, err
-	}
 	w := &work{Activities: a, spec: req.Spec, beat: &beat{}}
+	teacher, err := w.open(req.Spec.Synthesize.Teacher)
+	if err != nil {
+		return nil, usage, err
+	}
+	judging, err := w.open(req.Spec.Filter.Judge)
+	if err != nil {
+		return nil, usage, err
+	}
 	try := trier{
-		spec: req.Spec, by: judging.Endpoint().Identity(),
-		ask:   asker{w: w, client: teacher, request: teacherRequest(req.Spec)},
-		judge: judge.New(judging, judge.RoleFilter, filterOptions(req.Spec)),
+		teacher: teacher, ask: asker{w: w, request: teacherRequest(req.Spec)},
+		judge: routedJudge{router: judging, judge: judge.New(nil, judge.RoleFilter, filterOptions(req.Spec))},
 	}
 	trials = make([]Trial, len(req.Prompts))
-	p := pool.New().WithMaxGoroutines(inFlight(teacher)).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
+	p := pool.New().WithMaxGoroutines(teacher.inFlight()).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
 	for i, prompt := range req.Prompts {
 		cp, err := pol.For(prompt.Category)
 		if err != nil {
@@ -102,16 +101,33 @@ func filterOptions(spec schemas.RunSpec) judge.Options {
 	return judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens, Refresh: spec.Refresh[schemas.StageFilter]}
 }
 
+// open opens all endpoints of a role, of which no task says which may be asked.
+func (w *work) open(role schemas.Role) (*router, error) {
+	r := &router{w: w, role: role, clients: map[string]*llm.Client{}}
+	for _, name := range role.Endpoints() {
+		c, err := w.Activities.client(name)
+		if err != nil {
+			return nil, err
+		}
+		r.clients[name] = c
+		r.first = append(r.first, c)
+	}
+	return r, nil
+}
+
 // trier is what all samples of a trial share.
 type trier struct {
-	spec  schemas.RunSpec
-	ask   asker
-	judge *judge.Judge
-	by    schemas.ModelIdentity
+	teacher *router
+	ask     asker
+	judge   routedJudge
 }
 
 func (t trier) sample(ctx context.Context, cp policy.CategoryPolicy, trial Trial, k int) (s TriedSample, err error) {
-	if s.Completion, err = t.ask.completion(ctx, trial.Prompt, trial.Messages, k); err != nil {
+	choice, err := t.teacher.to(trial.Prompt)
+	if err != nil {
+		return s, err
+	}
+	if s.Completion, err = t.ask.completion(ctx, choice, trial.Prompt, trial.Messages, k); err != nil {
 		return s, err
 	}
 	c := &s.Completion
@@ -120,12 +136,12 @@ func (t trier) sample(ctx context.Context, cp policy.CategoryPolicy, trial Trial
 	}
 	item := judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer}
 	s.Judged = judge.RoleFilter.Messages(item)
-	r, err := t.judge.Verdict(ctx, item)
+	r, who, err := t.judge.verdict(ctx, item)
 	t.ask.w.beat.spend(r.Usage)
 	if err != nil {
 		return s, err
 	}
-	v := verdict(*c, t.by, r)
+	v := verdict(*c, who, r)
 	s.Verdict = &v
 	return s, nil
 }

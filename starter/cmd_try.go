@@ -80,12 +80,7 @@ func (a *app) try(ctx context.Context, t try) error {
 	if err = errors.Join(err, d.close(ctx)); err != nil {
 		return err
 	}
-	var simulated []string
-	for _, name := range []string{req.Spec.Synthesize.Teacher, req.Spec.Filter.Judge} {
-		if d.config.Endpoints[name].Simulated {
-			simulated = append(simulated, name)
-		}
-	}
+	simulated := simulatedOf(d.config, append(req.Spec.Synthesize.Teacher.Endpoints(), req.Spec.Filter.Judge.Endpoints()...))
 	if a.json {
 		return printJSON(a.out, struct {
 			Simulated []string           `json:"simulated,omitempty"`

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -58,14 +59,18 @@ func (d *desk) client(name string) (*llm.Client, error) {
 }
 
 // simulated names the endpoints asked that are simulations.
-func (d *desk) simulated() (names []string) {
-	for name, c := range d.clients {
-		if c.Endpoint().Simulated {
+func (d *desk) simulated() []string {
+	return simulatedOf(d.config, slices.Collect(maps.Keys(d.clients)))
+}
+
+func simulatedOf(c config.Config, endpoints []string) (names []string) {
+	for _, name := range endpoints {
+		if c.Endpoints[name].Simulated {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 // inFlight is how many items are worked on at a time.
