@@ -127,9 +127,7 @@ class Judge:
         texts = map(self._text, completion_ids)
         items = [
             {"prompt_id": i, "category": c, "intent": n, "language": g, "source": s, "prompt": p, "completion": t}
-            for i, c, n, g, s, p, t in zip(
-                prompt_id, category, intent, language, source, prompts, texts, strict=True
-            )
+            for i, c, n, g, s, p, t in zip(prompt_id, category, intent, language, source, prompts, texts, strict=True)
         ]
         rewards = self._ask({"step": step, "items": items})
         if all(reward is None for reward in rewards):
