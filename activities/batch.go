@@ -33,11 +33,12 @@ type batchRecord struct {
 	// Failures are of requests that got an error in place of an answer, by endpoint.
 	Failures map[string]map[schemas.Key]*llm.Failure `json:"failures,omitempty"`
 	// GaveUp says that a person was told of them: the next call asks once more.
-	GaveUp bool  `json:"gave_up,omitempty"`
-	Round  int   `json:"round"`
-	Fruit  bool  `json:"fruit,omitempty"` // the round has brought answers, or doesn't count
-	Vain   int   `json:"vain,omitempty"`  // rounds in a row that brought none
-	Paid   int64 `json:"paid"`            // answers so far
+	GaveUp bool `json:"gave_up,omitempty"`
+	Round  int  `json:"round"`
+	Fruit  bool `json:"fruit,omitempty"` // the round has brought answers, or doesn't count
+	Vain   int  `json:"vain,omitempty"`  // rounds in a row that brought none
+	// Spent is what the answers so far took.
+	Spent schemas.Usage `json:"spent"`
 }
 
 func (r *batchRecord) fail(endpoint string, key schemas.Key, err error) *llm.Failure {
@@ -84,6 +85,9 @@ const (
 	metaLimit = "precept_limit"
 )
 
+// maxMeta is how long a value of metadata may be.
+const maxMeta = 512
+
 // batches is the batches of a task in the hands of its lease's holder.
 type batches struct {
 	*work
@@ -122,12 +126,15 @@ func byBatch(do func(context.Context, *work) error) func(context.Context, *work)
 			return b.pending(err)
 		}
 		w.batch = b
+		if w.trip != nil {
+			w.trip.usage = b.soFar
+		}
 		for {
 			cached := w.beat.usage().Cached
 			err := do(ctx, w)
 			cached = w.beat.usage().Cached - cached
 			if !errors.Is(err, errAwaited) {
-				w.beat.spend(schemas.Usage{Cached: -min(cached, b.record.Paid)})
+				w.beat.spend(schemas.Usage{Cached: -min(cached, b.record.Spent.Paid)})
 				return b.close(ctx, err)
 			}
 			// The last call counts what was answered from the journal before.
@@ -138,6 +145,14 @@ func byBatch(do func(context.Context, *work) error) func(context.Context, *work)
 			b.giveUp()
 		}
 	}
+}
+
+// soFar is what the rows took that a tripwire has counted: their part of what all took,
+// since answers come before any row is counted.
+func (b *batches) soFar() schemas.Usage {
+	u := b.record.Spent
+	u.USD *= float64(b.trip.ledger.Outcomes()) / float64(max(1, b.Planned))
+	return u
 }
 
 // pending says what is under way, unless there is an error.
@@ -325,17 +340,15 @@ func (b *batches) look(ctx context.Context, o *openBatch) (keep bool, err error)
 // read journals a batch's answers, and remembers what got none.
 func (b *batches) read(ctx context.Context, c *llm.Client, o openBatch, got llm.Batch) (keep bool, err error) {
 	b.beat.say("reading batch " + o.ID)
-	answers := int64(0)
-	refused, err := c.Fetch(ctx, got, o.Limit, func(a llm.Answer, m llm.Meta) {
-		answers++
-		b.beat.spend(llm.Count(a, m))
-	})
-	b.record.Paid += answers
+	var took schemas.Usage
+	refused, err := c.Fetch(ctx, got, o.Limit, func(a llm.Answer, m llm.Meta) { took.Add(llm.Count(a, m)) })
+	b.beat.spend(took)
+	b.record.Spent.Add(took)
 	if err != nil {
 		return true, err
 	}
 	b.record.Done = append(b.record.Done, got.ID)
-	b.record.Fruit = b.record.Fruit || answers > 0 || !o.counts()
+	b.record.Fruit = b.record.Fruit || took.Paid > 0 || !o.counts()
 	var account error
 	for key, err := range refused {
 		switch {
@@ -379,7 +392,7 @@ const clocks = time.Hour
 // more: its requests are asked anew.
 func (b *batches) send(ctx context.Context, c *llm.Client, o *openBatch) (keep bool, err error) {
 	got, err := c.Submit(ctx, o.File, map[string]string{
-		metaTask: string(b.key), metaRun: string(b.plan.Run), metaRound: strconv.Itoa(b.record.Round), metaLimit: strconv.Itoa(o.Limit),
+		metaTask: string(b.key), metaRun: string(b.plan.Run[:min(len(b.plan.Run), maxMeta)]), metaRound: strconv.Itoa(b.record.Round), metaLimit: strconv.Itoa(o.Limit),
 	})
 	switch {
 	case err == nil:

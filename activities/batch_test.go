@@ -233,6 +233,21 @@ func synthesizing(t *testing.T, spec schemas.RunSpec, o options) (*world, schema
 	return w, w.plans(schemas.StageSynthesize)
 }
 
+// filtering is a world whose only task of filter is to be done.
+func filtering(t *testing.T, spec schemas.RunSpec, o options) (*world, schemas.PlanRef) {
+	t.Helper()
+	w, plan := synthesizing(t, spec, o)
+	if _, _, err := w.until(schemas.StageSynthesize, plan, 0); err != nil {
+		t.Fatal(err)
+	}
+	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.sums = append(w.sums, sum)
+	return w, w.plans(schemas.StageFilter)
+}
+
 // The mode is in no key and in no byte of a shard, and each request costs half.
 func TestBatchModeWritesTheSameShards(t *testing.T) {
 	online := newWorld(t, imported(t, fivePrompts()...), options{})
@@ -599,6 +614,17 @@ func TestTripwiresByBatch(t *testing.T) {
 			t.Errorf("resumed: %+v, %v", r, err)
 		}
 	})
+	// What the rounds before took counts, too: each row's vote costs $0.00001.
+	t.Run("costs too much", func(t *testing.T) {
+		p := newProvider(t)
+		dear := spec
+		dear.Tripwires.MaxCost = 1.5e-5
+		w, plan := filtering(t, dear, options{models: p.models})
+		_, calls, err := w.until(schemas.StageFilter, plan, 0)
+		if app := failure(t, err); !strings.Contains(app.Message(), "max_cost") || calls != 3 {
+			t.Errorf("after %d calls: %v", calls, app)
+		}
+	})
 	// A vote under the threshold is known a round before those that a row is kept by.
 	t.Run("rows that are not voted on yet may be kept", func(t *testing.T) {
 		p := newProvider(t)
@@ -608,19 +634,8 @@ func TestTripwiresByBatch(t *testing.T) {
 			}
 			return nil
 		})
-		w := newWorld(t, spec, options{models: p.models})
-		w.imports()
-		w.stage(schemas.StagePrompts)
-		plan := w.plans(schemas.StageSynthesize)
-		if _, _, err := w.until(schemas.StageSynthesize, plan, 0); err != nil {
-			t.Fatal(err)
-		}
-		sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.sums = append(w.sums, sum)
-		r, _, err := w.until(schemas.StageFilter, w.plans(schemas.StageFilter), 0)
+		w, plan := filtering(t, spec, options{models: p.models})
+		r, _, err := w.until(schemas.StageFilter, plan, 0)
 		if err != nil || r.Ledger.Kept == 0 || r.Ledger.Rejected[schemas.ReasonBelowThreshold] == 0 {
 			t.Errorf("%v, %v", r.Ledger, err)
 		}

@@ -241,7 +241,11 @@ func (f *factory) tripped(part *schemas.OpenStage) string {
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
-	return f.spec.Tripwires.Past(part.Ledger, part.Usage)
+	usage := part.Usage
+	if len(part.Pending) > 0 {
+		usage.USD = 0 // what tasks took that have no rows yet tells nothing of what a row costs
+	}
+	return f.spec.Tripwires.Past(part.Ledger, usage)
 }
 
 // tripDigest is what people judge at a tripwire: the stage as it is planned.

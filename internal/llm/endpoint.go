@@ -59,8 +59,8 @@ type Endpoint struct {
 	// BatchDiscount is the share of the price that an answer by batch costs less: 0.5
 	// where it is half price.
 	BatchDiscount float64 `json:"batch_discount,omitempty"`
-	// BatchPoll is how often a batch is looked at in the beginning, and a tenth of how
-	// often it is when it is old; defaults to a minute.
+	// BatchPoll is how long to wait before a batch is looked at again, in the beginning;
+	// up to ten times that later. It defaults to a minute.
 	BatchPoll schemas.Duration `json:"batch_poll,omitempty"`
 
 	JSONMode string `json:"json_mode,omitempty"` // defaults to JSONSchema
