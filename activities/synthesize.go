@@ -11,7 +11,7 @@ import (
 )
 
 // synthesizeVersion changes when the same answers give other completions.
-const synthesizeVersion = 2
+const synthesizeVersion = 3
 
 // synthesize plans a task for every shard of prompts or, where a quota draws them, for
 // every round and shard of a category.
@@ -45,7 +45,7 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 		}
 		task := func(name string, ref schemas.ShardRef, prompts int64, draw []schemas.Share) {
 			l := lineage{
-				Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
+				Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersionIn(teacher.CoT)}, Inputs: digests(ref),
 				Params: p.params(map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens}),
 				Policy: cp.Digest, Models: []model{asked(teacher)},
 			}
@@ -103,7 +103,8 @@ func doSynthesize(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	ask := asker{w: w, client: teacher, request: llm.Request{
+	form := teacher.Endpoint().CoT
+	ask := asker{w: w, client: teacher, read: form.Read, request: llm.Request{
 		Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
 		Refresh: w.refresh(),
 	}}
@@ -112,7 +113,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 		return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}
 	}).do(ctx, w, inFlight(teacher), func(ctx context.Context, i int) (schemas.Completion, error) {
 		prompt := prompts[i/samples]
-		c, err := ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
+		c, err := ask.completion(ctx, prompt, policy.TeacherMessagesIn(form, cp, prompt), i%samples)
 		if err != nil {
 			return c, w.unanswered(err, 1)
 		}
@@ -141,6 +142,7 @@ type asker struct {
 	w       *work
 	client  *llm.Client
 	request llm.Request
+	read    func(llm.Answer) (cot, answer string, ok bool) // parts what it says
 }
 
 // completion asks for one sample and says what came of it; only what asking again
@@ -153,7 +155,7 @@ func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages [
 		return schemas.Completion{}, err
 	}
 	k.w.beat.spend(llm.Count(answer, meta))
-	cot, text, ok := answer.Split()
+	cot, text, ok := k.read(answer)
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),
 		Prompt: prompt, Model: k.client.Endpoint().Identity(), Sample: int32(sample),
@@ -166,8 +168,10 @@ func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages [
 		c.Reason, c.Answer = schemas.ReasonTooLong, ""
 	case answer.Truncated():
 		c.Reason = schemas.ReasonTruncated
-	case !ok && cot != "":
+	case answer.CallsTool(), answer.TooLarge(), !ok && cot != "":
 		c.Reason = schemas.ReasonMalformed
+	case cot == "" && answer.HidesCoT():
+		k.w.beat.say("the model thinks, but does not say what")
 	}
 	return c, nil
 }
