@@ -481,7 +481,6 @@ func TestNewClientErrors(t *testing.T) {
 	}
 }
 
-
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
