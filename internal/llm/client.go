@@ -49,6 +49,7 @@ type Client struct {
 	offline  bool
 	pace     *pace
 	flights  *flights
+	prefixes *prefixes
 	last     *atomic.Pointer[Served]
 	guard    func() error
 }
@@ -64,7 +65,7 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	if o.Journal == nil {
 		return fail("it has no journal to keep answers in")
 	}
-	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), last: new(atomic.Pointer[Served]), guard: func() error { return nil }}
+	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), prefixes: newPrefixes(), last: new(atomic.Pointer[Served]), guard: func() error { return nil }}
 	if c.attempts <= 0 {
 		c.attempts = defaultAttempts
 	}
@@ -155,6 +156,13 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+	}
+	if c.endpoint.cachesPrefixes() {
+		read, err := c.prefixes.enter(ctx, q.messages[0])
+		if err != nil {
+			return Answer{}, meta, c.unavailable(err, "waiting for the first request of its prefix: %v", err)
+		}
+		defer read()
 	}
 	if answer, err = c.persist(ctx, body); err != nil {
 		return Answer{}, meta, err

@@ -95,6 +95,9 @@ func Count(a Answer, m Meta) schemas.Usage {
 	}
 }
 
+// cachesPrefixes reports whether e is cheaper for what it has read before.
+func (e Endpoint) cachesPrefixes() bool { return e.CachedUSD > 0 && e.CachedUSD < e.InputUSD }
+
 // price is what u costs at e.
 func (e Endpoint) price(u Usage) float64 {
 	cached := e.CachedUSD
