@@ -26,13 +26,13 @@ func TestThePolicyIsReadFromTheCache(t *testing.T) {
 	defer hs.Close()
 	ctx, spec := t.Context(), schemas.RunSpec{Name: "cache"}.WithDefaults()
 	c := configuration.Config{Endpoints: map[string]llm.Endpoint{}}
-	for _, name := range models {
+	for _, name := range []string{teacherModel, judgeModel} {
 		c.Endpoints[name] = llm.Endpoint{
 			Name: name, Model: name, BaseURL: hs.URL + "/v1", Provider: "simulated", Revision: "1", Simulated: true,
 			MaxInFlight: inFlight, InputUSD: 2, CachedUSD: 0.5, OutputUSD: 8,
 		}
 	}
-	spec.Synthesize.Teacher, spec.Filter.Judge, spec.Evaluate.Skip = teacherModel, judgeModel, true
+	spec.Synthesize.Teacher, spec.Filter.Judge, spec.Evaluate.Skip = schemas.RoleOf(teacherModel), schemas.RoleOf(judgeModel), true
 	spec.Synthesize.Samples, spec.Filter.Votes = 1, 1 // more would be read more often
 	store := shard.NewMemory()
 	journal := shard.OpenJournal(store, shard.JournalOptions{CompactEvery: -1})

@@ -49,7 +49,7 @@ var otherForms = map[llm.CoT]*strings.Replacer{
 	),
 	llm.CoTSections: strings.NewReplacer(
 		"First think inside <think> and </think>, then answer the user's last message.", `First think under the heading "## Reasoning", then answer the user's last message under the heading "## Answer".`,
-		"<think>\n", "## Reasoning\n", "</think>\n", "## Answer\n",
+		"<think>\n", "## Reasoning\n", "</think>\n", "\n## Answer\n",
 	),
 }
 
@@ -62,13 +62,10 @@ func instructions(form llm.CoT) string {
 
 // TeacherVersion names what TeacherMessages adds to policy and prompt. It stands
 // in the keys of what a teacher, or a model with the policy in context, wrote.
-func TeacherVersion() schemas.Digest { return TeacherVersionIn("") }
-
-// TeacherVersionIn names what TeacherMessagesIn adds.
-func TeacherVersionIn(form llm.CoT) schemas.Digest {
+func TeacherVersion() schemas.Digest {
 	return schemas.DigestOf(map[string]any{
 		"number":       teacherNumber,
-		"instructions": instructions(form),
+		"instructions": []string{instructions(""), instructions(llm.CoTField), instructions(llm.CoTSections)},
 	})
 }
 
