@@ -30,7 +30,7 @@ var becomes = map[string]schemas.Reason{
 	"stream": "", "stream without its end": "", "stream cut after the answer": "",
 	"JSON": "", "wrong Content-Type": "", "byte order mark": "", "early hints": "", "invalid UTF-8": "",
 	"usage in strings": "", "negative usage": "", "enormous usage": "", "usage of another type": "", "no usage": "",
-	"large header": "",
+	"large header": "", "echo": "",
 
 	"hidden thoughts": schemas.ReasonNoCoT, "null content": schemas.ReasonNoCoT, "empty content": schemas.ReasonNoCoT,
 	"content of another type": schemas.ReasonNoCoT,
@@ -46,7 +46,7 @@ var becomes = map[string]schemas.Reason{
 	"error in a stream": schemas.ReasonUnavailable, "half a stream": schemas.ReasonUnavailable, "no JSON in a stream": schemas.ReasonUnavailable,
 	"half a body": schemas.ReasonUnavailable, "cut connection": schemas.ReasonUnavailable, "gzip garbage": schemas.ReasonUnavailable,
 	"unknown encoding": schemas.ReasonUnavailable, "huge header": schemas.ReasonUnavailable,
-	"server error": schemas.ReasonUnavailable, "bad gateway": schemas.ReasonUnavailable,
+	"server error": schemas.ReasonUnavailable, "echo in an error": schemas.ReasonUnavailable, "bad gateway": schemas.ReasonUnavailable,
 	"stall": schemas.ReasonTimedOut, "stalled body": schemas.ReasonTimedOut, "stalled stream": schemas.ReasonTimedOut,
 	"gateway timeout": schemas.ReasonTimedOut, "rate limit": schemas.ReasonRateLimited, "bad request": schemas.ReasonBadRequest,
 }
@@ -262,4 +262,37 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.Buffer.Write(p)
+}
+
+// TestTeachersAreAskedInTheirForms: each endpoint of a route is asked for the form of its
+// own, and read in it.
+func TestTeachersAreAskedInTheirForms(t *testing.T) {
+	t.Parallel()
+	spec := imported(t, fivePrompts()...)
+	spec.Synthesize.Samples = 1
+	spec.Synthesize.Teacher = schemas.Role{{Endpoint: "teacher", Fallback: []string{"other"}}}
+	models := newModels(t)
+	models.says(func(q question) *reply {
+		cot, answer, _ := strings.Cut(strings.TrimPrefix(thought(q.policy(), "An answer.").text, "<think>\n"), "\n</think>\n\n")
+		asked := q.Messages[0].Content
+		switch {
+		case q.Model == "teacher" && (!strings.Contains(asked, "## Reasoning") || strings.Contains(asked, "<think>")):
+			return &reply{status: 400, text: "it is asked for another form"}
+		case q.Model == "teacher" && q.has("I feel low."):
+			return &reply{status: 500, text: "away"}
+		case q.Model == "teacher":
+			return &reply{text: "## Reasoning\n" + cot + "\n\n## Answer\n" + answer}
+		case q.Model == "other" && strings.Contains(asked, "inside <think> and </think>"):
+			return thought(q.policy(), "An answer.")
+		}
+		return nil
+	})
+	w := newWorld(t, spec, options{models: models, tries: 1, endpoints: []string{"other"}, change: func(e *llm.Endpoint) {
+		e.CoT = map[string]llm.CoT{"teacher": llm.CoTSections, "other": llm.CoTThink}[e.Name]
+	}}).stages(schemas.StagePrompts, schemas.StageSynthesize)
+	for _, c := range rows[schemas.Completion](w, schemas.StageSynthesize, schemas.OutputCompletions) {
+		if c.Reason != "" || c.Answer != "An answer." || !strings.HasPrefix(c.CoT, "The user asks") {
+			t.Errorf("%s: %s: %q and %q, %s", c.Prompt.Text(), c.Model, c.CoT, c.Answer, c.Reason)
+		}
+	}
 }

@@ -23,7 +23,7 @@ func recorded(seed func(status int, body []byte)) {
 		w := httptest.NewRecorder()
 		func() {
 			defer func() { _ = recover() }() // a connection that is cut
-			reply.Write(w, nil, llmtest.Answer{Model: "m", CoT: "A thought.", Text: "An answer.", PromptTokens: 10, CompletionTokens: 5})
+			reply.Write(w, httptest.NewRequest("POST", "/", nil), llmtest.Answer{Model: "m", CoT: "A thought.", Text: "An answer.", PromptTokens: 10, CompletionTokens: 5})
 		}()
 		seed(w.Code, w.Body.Bytes())
 	}

@@ -103,6 +103,12 @@ var Replies = []Reply{
 		writeJSON(w, http.StatusOK, whole(a))
 	}},
 
+	{Name: "echo", Write: func(w http.ResponseWriter, r *http.Request, a Answer) {
+		sent := r.Header.Get("Authorization")
+		a.Model, a.Text = "m "+sent, a.Text+" You sent "+sent
+		writeJSON(w, http.StatusOK, whole(a))
+	}},
+
 	// Answers that are none.
 	{Name: "null content", Write: message(func(Answer) any { return fields{"content": nil} })},
 	{Name: "empty content", Write: message(func(Answer) any { return fields{"content": ""} })},
@@ -179,6 +185,9 @@ var Replies = []Reply{
 		event(w, chunk(a, fields{"content": "<think>The"}, nil))
 		flush(w)
 		leave(r)
+	}},
+	{Name: "echo in an error", Fails: true, Write: func(w http.ResponseWriter, r *http.Request, _ Answer) {
+		writeJSON(w, http.StatusInternalServerError, fields{"error": fields{"message": "the header was " + r.Header.Get("Authorization")}})
 	}},
 	{Name: "server error", Fails: true, Write: problem(500, `{"error":{"message":"oops"}}`)},
 	{Name: "bad gateway", Fails: true, Write: problem(502, "<html><body>Bad Gateway</body></html>")},
