@@ -9,6 +9,7 @@ import (
 
 	"precept/internal/judge"
 	"precept/internal/llm"
+	"precept/internal/policy"
 	"precept/schemas"
 )
 
@@ -125,8 +126,24 @@ type choice struct {
 	clients []*llm.Client
 	by      []schemas.ModelIdentity // who has answered, each once
 	last    llm.Endpoint            // who has answered last
-	// messages are an endpoint's own, in place of a request's; nil for the request's.
+	// messages are those of a teacher, which depend on how its endpoint is asked for the
+	// chain of thought; nil for a request's own.
 	messages func(llm.Endpoint) []schemas.Message
+}
+
+// teaching makes the choice one of teachers: each is asked, and read, in its own form.
+func (c *choice) teaching(cp policy.CategoryPolicy, prompt schemas.Prompt) *choice {
+	c.messages = func(e llm.Endpoint) []schemas.Message { return policy.TeacherMessagesIn(e.CoT, cp, prompt) }
+	return c
+}
+
+// split parts what was answered. What a trained model says goes to users as it is, and
+// must be in the strict form itself; of a teacher's answer, examples are made in it.
+func (c *choice) split(a llm.Answer) (cot, answer string, ok bool) {
+	if c.messages != nil {
+		return c.last.CoT.Read(a)
+	}
+	return a.Split()
 }
 
 // Ask implements judge.Asker. What any of the clients has answered before counts before

@@ -128,7 +128,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return err
 		}
 		guarded := client.Guarded(w.guard)
-		ask := asker{w: w, read: strictly, request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
+		ask := asker{w: w, request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
 		return completionsOf(len(prompts), func(i int) schemas.FailedRow {
 			return schemas.FailedRow{PromptID: prompts[i].ID}
 		}).do(ctx, w, atOnce, func(ctx context.Context, i int) (schemas.Completion, error) {
@@ -150,11 +150,6 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return c, err
 		})
 	})
-}
-
-// strictly parts what a trained model says: a user sees it as it is.
-func strictly(_ llm.Endpoint, a llm.Answer) (cot, answer string, ok bool) {
-	return llm.SplitCoT(a.Content, a.CoT)
 }
 
 // armPrompts picks n prompts, spread evenly over intents and categories, so that

@@ -109,10 +109,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	ask := asker{w: w, read: leniently, request: llm.Request{
-		Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
-		Refresh: w.refresh(),
-	}}
+	ask := asker{w: w, request: teacherRequest(w.spec)}
 	samples := w.spec.Synthesize.Samples
 	return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {
 		return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}
@@ -122,8 +119,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 		if err != nil {
 			return schemas.Completion{}, err
 		}
-		choice.messages = func(e llm.Endpoint) []schemas.Message { return policy.TeacherMessagesIn(e.CoT, cp, prompt) }
-		c, err := ask.completion(ctx, choice, prompt, nil, i%samples)
+		c, err := ask.completion(ctx, choice.teaching(cp, prompt), prompt, nil, i%samples)
 		if err != nil {
 			return c, w.unanswered(err, 1)
 		}
@@ -151,12 +147,7 @@ func teacherReason(c schemas.Completion) schemas.Reason {
 type asker struct {
 	w       *work
 	request llm.Request
-	read    func(llm.Endpoint, llm.Answer) (cot, answer string, ok bool) // parts what it says
 }
-
-// leniently parts what a teacher says, who is asked in its own form: examples have the
-// strict one.
-func leniently(e llm.Endpoint, a llm.Answer) (cot, answer string, ok bool) { return e.CoT.Read(a) }
 
 // completion asks for one sample and says what came of it; only what asking again
 // might change is an error.
@@ -168,7 +159,7 @@ func (k asker) completion(ctx context.Context, choice *choice, prompt schemas.Pr
 		return schemas.Completion{}, err
 	}
 	k.w.beat.spend(llm.Count(answer, meta))
-	cot, text, ok := k.read(choice.last, answer)
+	cot, text, ok := choice.split(answer)
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),
 		Prompt: prompt, Model: choice.who(), Sample: int32(sample),

@@ -46,6 +46,9 @@ type Answer struct {
 // answered.
 func (a Answer) TooLong() bool { return a.FinishReason == finishTooLong }
 
+// Split parts the answer into chain of thought and answer, as SplitCoT does.
+func (a Answer) Split() (cot, answer string, ok bool) { return SplitCoT(a.Content, a.CoT) }
+
 // Truncated reports whether the answer was cut by length.
 func (a Answer) Truncated() bool { return a.FinishReason == finishLength }
 
