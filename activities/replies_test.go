@@ -92,7 +92,7 @@ func TestEveryReplyHasItsOutcome(t *testing.T) {
 			}))
 			t.Cleanup(m.Close)
 			w := newWorld(t, spec, options{models: m, tries: 1, change: func(e *llm.Endpoint) {
-				e.Stream, e.Timeout = streams, 5*time.Second
+				e.Stream, e.Timeout = streams, 8*time.Second
 			}}).stages(schemas.StagePrompts)
 			plan := w.plans(schemas.StageSynthesize)
 			r, err := call[schemas.TaskResult](w, w.Synthesize, TaskRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan, MayMiss: int64(len(prompts))})
