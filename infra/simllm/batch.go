@@ -426,6 +426,9 @@ func (s *server) line(raw json.RawMessage, body digest) (int, any) {
 	if e, ok := s.fails(drawn, body); ok {
 		return refuse(e)
 	}
+	cached, remember := s.prefixes.look(req.Model, req.prompt())
+	req.cached = cached
+	remember()
 	res := s.answer(req, body, drawn)
 	paid = &res.Usage
 	return http.StatusOK, res

@@ -255,12 +255,11 @@ func (c *Client) callOnce(ctx context.Context, x exchange, do func(context.Conte
 		return err
 	}
 	sent = true
-	attempt, cancel := context.WithTimeout(ctx, transferWithin)
+	attempt, cancel := context.WithTimeoutCause(ctx, transferWithin, fmt.Errorf("no reply within %s", transferWithin))
 	defer cancel()
+	x.other = true
 	err = do(x.into(attempt))
 	switch {
-	case x.status == 0 && ctx.Err() == nil && attempt.Err() != nil:
-		return c.unavailable(nil, "no reply within %s", transferWithin)
 	case x.status == 0:
 		return c.sendError(ctx, attempt, err)
 	case x.status < 200 || x.status > 299:
@@ -277,7 +276,7 @@ var errGone = errors.New("it is not there")
 func (c *Client) callRefused(x *exchange) error {
 	p, ok := readProblem(x.reply)
 	if !ok {
-		p.text = describe(x.reply)
+		p.text = c.describe(x.reply)
 	}
 	text := fmt.Sprintf("HTTP %d: %s", x.status, c.clean(p.text))
 	switch x.status {
@@ -299,7 +298,7 @@ func (c *Client) noBatches(text string) error {
 
 // content reads a file of the provider's.
 func (c *Client) content(ctx context.Context, file string, read func(io.Reader) error) error {
-	return c.call(ctx, exchange{stream: true, thing: true}, passing, func(ctx context.Context) error {
+	return c.call(ctx, exchange{file: true, thing: true}, passing, func(ctx context.Context) error {
 		content, err := c.api.GetFileContent(ctx, file)
 		if err != nil {
 			return err

@@ -10,8 +10,6 @@ import (
 	"regexp"
 	"strings"
 
-	openai "github.com/sashabaranov/go-openai"
-
 	"precept/schemas"
 )
 
@@ -99,9 +97,7 @@ func (c *Client) readLine(raw []byte) (key schemas.Key, answer Answer, err error
 		answer, err = c.unanswered(readProblemObject(line.Error))
 		return line.CustomID, answer, err
 	}
-	var resp openai.ChatCompletionResponse
-	decodeErr := json.Unmarshal(line.Response.Body, &resp)
-	answer, err = c.read(&exchange{status: line.Response.Status, reply: line.Response.Body}, resp, decodeErr)
+	answer, err = c.read(&exchange{status: line.Response.Status, reply: line.Response.Body})
 	answer.Batch = err == nil
 	return line.CustomID, answer, err
 }
