@@ -35,11 +35,12 @@ type document struct {
 	cases   []example
 }
 
-// example is a case as far as it can be checked.
+// example is a case, and where it stands.
 type example struct {
-	action schemas.Action
-	rule   string
-	line   int
+	request string
+	action  schemas.Action
+	rule    string
+	line    int
 }
 
 var (
@@ -234,5 +235,5 @@ func parseCase(line string) (example, error) {
 	if !slices.Contains(actions, m[2]) {
 		return example{}, fmt.Errorf("the decision %q of a case; it is one of %s", m[2], strings.Join(actions, ", "))
 	}
-	return example{action: schemas.Action(m[2]), rule: m[3]}, nil
+	return example{request: m[1], action: schemas.Action(m[2]), rule: m[3]}, nil
 }
