@@ -339,8 +339,9 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 			err = &unusableError{schemas.ReasonEmpty, "has a conversation without a turn"}
 		case blank:
 			return p, fmt.Errorf("has no prompt; its text is looked for in column %q, or its turns in %s (map them with columns)", column("text"), strings.Join(talkColumns(in), ", "))
+		default:
+			messages = []schemas.Message{{Role: "user", Content: t}}
 		}
-		messages = []schemas.Message{{Role: "user", Content: t}}
 	}
 	if err == nil {
 		if fields[6] != "" && messages[0].Role != "system" {
