@@ -17,6 +17,7 @@ import (
 
 	"precept/examples"
 	"precept/internal/config"
+	"precept/internal/hub"
 	"precept/internal/judge"
 	"precept/internal/llm"
 	"precept/internal/policy"
@@ -195,9 +196,10 @@ func (a *Activities) readPolicy(ctx context.Context, source string) (*policy.Pol
 
 // file is a file to import, on this worker's disk.
 type file struct {
-	name string
-	path string
-	in   schemas.Import
+	name  string
+	path  string
+	in    schemas.Import
+	fetch func(context.Context) error // nil: it is there already
 }
 
 // use is what a file's rows are for.
@@ -222,6 +224,11 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 			return nil, err
 		}
 		for _, f := range files {
+			if f.fetch != nil {
+				if err := f.fetch(ctx); err != nil {
+					return nil, err
+				}
+			}
 			input := schemas.Input{Name: f.name, Import: f.in}
 			var rows []schemas.Prompt // of a suite, which fits into memory
 			if use == asSuite {
@@ -247,6 +254,9 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 				}
 			}
 			out = append(out, input)
+			if f.fetch != nil {
+				_ = os.Remove(f.path) // room for the next one; the folder goes in the end
+			}
 		}
 	}
 	return out, nil
@@ -409,7 +419,7 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 			return nil, schemas.E(op, in.Path, schemas.Unavailable, err)
 		}
 		for _, name := range names {
-			out = append(out, file{name, filepath.Join(dir, filepath.FromSlash(name)), in})
+			out = append(out, file{name: name, path: filepath.Join(dir, filepath.FromSlash(name)), in: in})
 		}
 		return out, nil
 	}
@@ -423,7 +433,10 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 		if schemas.KindOf(err) == schemas.NotFound {
 			return nil, schemas.E(op, in.Path, schemas.InvalidInput, err)
 		}
-		return []file{{in.Path, path, in}}, err
+		return []file{{name: in.Path, path: path, in: in}}, err
+	}
+	if strings.HasPrefix(in.Path, schemas.HubScheme) {
+		return onHub(ctx, in, dir)
 	}
 	names, err := filepath.Glob(in.Path)
 	if err != nil || len(names) == 0 {
@@ -431,7 +444,27 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 			WithHint("Use %q, a path as the worker sees it, or an s3:// URI.", schemas.Builtin)
 	}
 	for _, name := range names {
-		out = append(out, file{name, name, in})
+		out = append(out, file{name: name, path: name, in: in})
+	}
+	return out, nil
+}
+
+// onHub finds the files that an import names on the Hugging Face Hub; they are fetched to
+// dir one at a time. Their names tell the commit that they are of.
+func onHub(ctx context.Context, in schemas.Import, dir string) (out []file, err error) {
+	p, err := schemas.ParseHubPath(in.Path)
+	if err != nil {
+		return nil, err
+	}
+	h := hub.FromEnv()
+	found, err := h.Find(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	in.Source = cmp.Or(in.Source, p.Repo)
+	for _, f := range found {
+		path := filepath.Join(dir, "from-hub-"+schemas.DigestOf(f.Name).Short())
+		out = append(out, file{f.Name, path, in, func(ctx context.Context) error { return h.Fetch(ctx, p, f, path) }})
 	}
 	return out, nil
 }

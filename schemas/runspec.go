@@ -491,6 +491,11 @@ func (in Import) validate(v *violations, field string) {
 	if in.Path == "" {
 		v.add(field+".path", "is missing")
 	}
+	if strings.HasPrefix(in.Path, HubScheme) {
+		if _, err := ParseHubPath(in.Path); err != nil {
+			v.add(field+".path", "can't be read: %v", err)
+		}
+	}
 	if in.Format != "" && !slices.Contains([]string{"jsonl", "csv", "parquet"}, in.Format) {
 		v.add(field+".format", "is %q; use jsonl, csv or parquet", in.Format)
 	}
