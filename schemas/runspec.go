@@ -165,7 +165,7 @@ type GatesSpec struct {
 	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"enum=approve,enum=reject,description=What is decided after the timeout"`
 }
 
-// TripwiresSpec says when the run pauses because rows of synthesize or filter come to
+// TripwiresSpec says when the run pauses because rows of generate, synthesize or filter come to
 // nothing: a bad prompt is to be noticed before all rows are spent on it. Every task
 // checks its own rows, and the run those of a stage so far.
 type TripwiresSpec struct {

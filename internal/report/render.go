@@ -31,6 +31,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"arm":      armName,
 	"meaning":  armMeaning,
 	"asked":    asked,
+	"kappa":    func(f schemas.LabelFigure) string { return fmt.Sprintf("%.2f", f.Kappa) },
 	"next":     func(i int) int { return i + 1 },
 	"join":     func(s []string) string { return strings.Join(s, " ") },
 	"spaced":   func(c schemas.Category) string { return strings.ReplaceAll(string(c), "-", " ") },
@@ -70,6 +71,7 @@ type view struct {
 	Total    schemas.StageSum
 	ByStage  []schemas.Stage // those that count by category
 	ByCat    []categoryView
+	Check    *schemas.LabelCheck
 	Curves   []picture
 	Samples  []sampleView
 	Examples []exampleView
@@ -167,6 +169,9 @@ func newView(d Data) (view, error) {
 		v.Leads = append(v.Leads, effort)
 	}
 	for _, m := range d.Manifests {
+		if m.Check != nil {
+			v.Check = m.Check
+		}
 		pics, err := curvePlots(m.Stage, m.Curve)
 		if err != nil {
 			return v, err
