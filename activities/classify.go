@@ -30,7 +30,6 @@ func chunks(n int64) int { return int((n + classifyRows - 1) / classifyRows) }
 type classifying struct {
 	*planner
 	summaries policy.Summaries
-	judge     model
 	checks    []schemas.Label // so far those whose prompts' IDs are smallest
 	tasks     []schemas.Task
 }
@@ -45,11 +44,7 @@ func (p *planner) classify(ctx context.Context) ([]schemas.Task, error) {
 	if err := p.openEndpoints(); err != nil {
 		return nil, err
 	}
-	j, err := p.endpoint(p.Spec.Prompts.Classify.Judge)
-	if err != nil {
-		return nil, err
-	}
-	c := classifying{planner: p, summaries: pol.Summaries(), judge: asked(j)}
+	c := classifying{planner: p, summaries: pol.Summaries()}
 	dir, err := os.MkdirTemp(p.workRoot(), "classify-*")
 	if err != nil {
 		return nil, schemas.E("plan stage", string(p.Stage), schemas.Unavailable, err)
@@ -65,7 +60,8 @@ func (p *planner) classify(ctx context.Context) ([]schemas.Task, error) {
 	if err := c.checked(ctx); err != nil {
 		return nil, err
 	}
-	return c.tasks, c.generated(ctx)
+	err = c.generated(ctx)
+	return c.tasks, err
 }
 
 // imported writes down a file's rows without a label, and remembers labelled ones.
@@ -142,22 +138,27 @@ func (c *classifying) write(ctx context.Context, name, kind string, rows []schem
 	l := lineage{Stage: schemas.StageClassify, Kind: "to classify", Version: promptsVersion, Inputs: inputs, Params: params}
 	planned := int64(len(rows))
 	ref, err := shard.Write(ctx, c.store, schemas.StageClassify, l.key(), rows, schemas.Ledger{Planned: planned, Kept: planned}, l)
-	if err == nil {
-		c.add(name, kind, "", ref)
+	if err != nil {
+		return err
 	}
-	return err
+	return c.add(name, kind, "", ref)
 }
 
-func (c *classifying) add(name, kind string, category schemas.Category, ref schemas.ShardRef) {
+func (c *classifying) add(name, kind string, category schemas.Category, ref schemas.ShardRef) error {
 	s := c.Spec.Prompts.Classify
 	l := lineage{
 		Stage: schemas.StageClassify, Version: []any{classifyVersion, judge.ClassifyVersion()}, Inputs: digests(ref),
 		Params: c.params(map[string]any{"votes": s.Votes, "max_tokens": s.MaxTokens}),
-		Policy: c.summaries.Digest, Models: []model{c.judge},
+		Policy: c.summaries.Digest,
+	}
+	// Its prompts have no category yet that they could be routed by.
+	if err := c.cast(&l, s.Judge, ""); err != nil {
+		return err
 	}
 	t := newTask(name, ref.Ledger.Kept, l, kind)
 	t.Category, t.Inputs = category, []schemas.ShardRef{ref}
 	c.tasks = append(c.tasks, t)
+	return nil
 }
 
 // generated adds a task for every shard of generated prompts.
@@ -171,7 +172,9 @@ func (c *classifying) generated(ctx context.Context) error {
 	}
 	for i, ref := range m.Outputs[schemas.OutputGenerated] {
 		if ref.Ledger.Kept > 0 {
-			c.add(plan.Tasks[i].Title, schemas.OutputMatches, plan.Tasks[i].Category, ref)
+			if err := c.add(plan.Tasks[i].Title, schemas.OutputMatches, plan.Tasks[i].Category, ref); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -193,27 +196,31 @@ func doClassify(ctx context.Context, w *work) error {
 		return err
 	}
 	s := w.spec.Prompts.Classify
-	client, err := w.client(s.Judge)
+	router, err := w.router(s.Judge)
 	if err != nil {
 		return err
 	}
-	j := judge.NewClassifier(client, pol.Summaries(), judge.Options{Votes: s.Votes, MaxTokens: s.MaxTokens, Refresh: w.refresh()})
+	j := judge.NewClassifier(nil, pol.Summaries(), judge.Options{Votes: s.Votes, MaxTokens: s.MaxTokens, Refresh: w.refresh()})
 	labels := rowsOf[schemas.Label]{
 		kind: kind, n: len(todo), reason: func(l schemas.Label) schemas.Reason { return l.Reason },
 		unit: func(i int) schemas.FailedRow { return schemas.FailedRow{PromptID: todo[i].Prompt.ID} },
 	}
-	return labels.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Label, error) {
+	return labels.do(ctx, w, router.inFlight(), func(ctx context.Context, i int) (schemas.Label, error) {
 		l := todo[i]
 		if l.Reason = l.Prompt.Reason; l.Reason != "" {
 			return l, nil // nothing that could be asked about
 		}
-		r, err := j.Classify(ctx, l.Prompt)
+		choice, err := router.to(schemas.Prompt{})
+		if err != nil {
+			return l, err
+		}
+		r, err := j.Asking(choice).Classify(ctx, l.Prompt)
 		w.beat.spend(r.Usage)
 		if err != nil {
 			return l, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
 		}
 		l.Category, l.Second, l.Intent, l.Votes = r.Category, r.Second, r.Intent, r.Votes
-		l.Judge = client.Endpoint().Identity()
+		l.Judge = choice.who()
 		decide(&l, kind)
 		return l, nil
 	})

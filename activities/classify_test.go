@@ -46,7 +46,7 @@ func mixed(t *testing.T) schemas.RunSpec {
 	)
 	in.Classify = true
 	spec.Prompts.Imports = []schemas.Import{in}
-	spec.Prompts.Classify = schemas.ClassifySpec{Judge: "judge", Check: 5}
+	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Check: 5}
 	return spec
 }
 
@@ -153,7 +153,7 @@ func TestManyRowsAreClassifiedInChunks(t *testing.T) {
 	in := lines(t, all...)
 	in.Classify = true
 	spec.Prompts.Imports = []schemas.Import{in}
-	spec.Prompts.Classify = schemas.ClassifySpec{Judge: "judge", Votes: 1}
+	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Votes: 1}
 	w := newWorld(t, spec, options{}).imports()
 	if results := w.stage(schemas.StageClassify); len(results) != 2 || results[0].Rows != classifyRows || results[1].Rows != 1 {
 		t.Errorf("tasks: %+v", results)
@@ -206,7 +206,7 @@ func TestChecksAreComparedWithTheirLabels(t *testing.T) {
 		all = append(all, p)
 	}
 	spec := imported(t, all...)
-	spec.Prompts.Classify = schemas.ClassifySpec{Judge: "judge", Check: 50}
+	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Check: 50}
 	w := newWorld(t, spec, options{}).stages(schemas.StageClassify, schemas.StagePrompts)
 	want := &schemas.LabelCheck{
 		Category: schemas.LabelFigure{N: 20, Agree: 19, Kappa: 0.9}, Intent: schemas.LabelFigure{N: 20, Agree: 19, Kappa: 0.9},
@@ -269,11 +269,13 @@ func TestImportRefusesWhatCannotBeClassified(t *testing.T) {
 	}{
 		{"not asked for", func(s *schemas.RunSpec) { s.Prompts.Imports[0].Classify = false }, `"classify": true`},
 		{"a category of others", func(s *schemas.RunSpec) { s.Prompts.Imports[0].Columns = map[string]string{"category": "text"} }, `"columns": {"category": ""}`},
-		{"no such judge", func(s *schemas.RunSpec) { s.Prompts.Classify.Judge = "nobody" }, "prompts.classify.judge"},
+		{"no such judge", func(s *schemas.RunSpec) { s.Prompts.Classify.Judge = schemas.RoleOf("nobody") }, "prompts.classify.judge"},
 		{"no such category", func(s *schemas.RunSpec) {
-			s.Prompts.Generate = schemas.GenerateSpec{Per: 1, Teacher: "teacher", Categories: []schemas.Category{"weather"}}
+			s.Prompts.Generate = schemas.GenerateSpec{Per: 1, Teacher: schemas.RoleOf("teacher"), Categories: []schemas.Category{"weather"}}
 		}, `no category "weather"`},
-		{"no such teacher", func(s *schemas.RunSpec) { s.Prompts.Generate = schemas.GenerateSpec{Per: 1, Teacher: "nobody"} }, "prompts.generate.teacher"},
+		{"no such teacher", func(s *schemas.RunSpec) {
+			s.Prompts.Generate = schemas.GenerateSpec{Per: 1, Teacher: schemas.RoleOf("nobody")}
+		}, "prompts.generate.teacher"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

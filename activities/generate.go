@@ -48,10 +48,6 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 		return nil, err
 	}
 	g := p.Spec.Prompts.Generate
-	teacher, err := p.endpoint(g.Teacher)
-	if err != nil {
-		return nil, err
-	}
 	total := (g.Per + generateRows - 1) / generateRows
 	for _, target := range targets(g, p.inputs.Categories) {
 		cp, err := pol.For(target.Category)
@@ -66,7 +62,10 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 					"target": target, "from": from, "to": to, "seed": g.Seed, "languages": g.Languages, "styles": g.Styles,
 					"temperature": *g.Temperature, "max_tokens": g.MaxTokens,
 				}),
-				Policy: cp.Digest, Models: []model{asked(teacher)},
+				Policy: cp.Digest,
+			}
+			if err := p.cast(&l, g.Teacher, target.Category); err != nil {
+				return nil, err
 			}
 			t := newTask(title("%s %s %d/%d", target.Category, target.Intent, n+1, total), int64(to-from), l, schemas.OutputGenerated)
 			t.Category, t.Shares = target.Category, []schemas.Share{{Intent: target.Intent, From: int64(from), To: int64(to)}}
@@ -78,9 +77,11 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 
 // openEndpoints opens what the run asks to make its data, before anything is paid.
 func (p *planner) openEndpoints() error {
-	for _, name := range []string{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
-		if _, err := p.client(name); err != nil {
-			return err
+	for _, role := range []schemas.Role{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
+		for _, name := range role.Endpoints() {
+			if _, err := p.client(name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -101,7 +102,7 @@ func doGenerate(ctx context.Context, w *work) error {
 		return err
 	}
 	g := w.spec.Prompts.Generate
-	teacher, err := w.client(g.Teacher)
+	teacher, err := w.router(g.Teacher)
 	if err != nil {
 		return err
 	}
@@ -115,9 +116,13 @@ func doGenerate(ctx context.Context, w *work) error {
 			return schemas.FailedRow{PromptID: string(schemas.DigestOf(brief(i))[:24]), Sample: int32(share.From) + int32(i)}
 		},
 	}
-	return prompts.do(ctx, w, inFlight(teacher), func(ctx context.Context, i int) (schemas.Generated, error) {
+	return prompts.do(ctx, w, teacher.inFlight(), func(ctx context.Context, i int) (schemas.Generated, error) {
 		b := brief(i)
-		answer, meta, err := teacher.Ask(ctx, llm.Request{
+		choice, err := teacher.to(schemas.Prompt{Category: b.Category, Intent: b.Intent})
+		if err != nil {
+			return schemas.Generated{}, err
+		}
+		answer, meta, err := choice.Ask(ctx, llm.Request{
 			Messages: generate.Messages(cp, b), Temperature: *g.Temperature, MaxTokens: g.MaxTokens, Sample: int(b.Round), Refresh: w.refresh(),
 		})
 		if err != nil {
@@ -127,7 +132,7 @@ func doGenerate(ctx context.Context, w *work) error {
 		text, reason := generate.Parse(answer)
 		r := schemas.Generated{
 			Prompt: generate.Prompt(b, text), Round: b.Round, Index: b.Index, Style: b.Style, Persona: b.Persona, Form: b.Form, Length: b.Length,
-			Seed: b.Case, Teacher: teacher.Endpoint().Identity(), Request: meta.Key, Reason: reason,
+			Seed: b.Case, Teacher: choice.who(), Request: meta.Key, Reason: reason,
 		}
 		return r, w.trip.count(reason, r)
 	})

@@ -13,8 +13,8 @@ import (
 func generating(t *testing.T, per int) schemas.RunSpec {
 	spec := imported(t)
 	spec.Prompts.Imports = nil
-	spec.Prompts.Generate = schemas.GenerateSpec{Per: per, Teacher: "teacher", Intents: []schemas.Intent{schemas.IntentHarmful, schemas.IntentBenign}}
-	spec.Prompts.Classify = schemas.ClassifySpec{Judge: "judge", Votes: 1}
+	spec.Prompts.Generate = schemas.GenerateSpec{Per: per, Teacher: schemas.RoleOf("teacher"), Intents: []schemas.Intent{schemas.IntentHarmful, schemas.IntentBenign}}
+	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Votes: 1}
 	return spec
 }
 
@@ -121,6 +121,23 @@ func TestGeneratedPromptsStandBehindImports(t *testing.T) {
 	for _, p := range rows[schemas.Prompt](w, schemas.StagePrompts, schemas.OutputPrompts) {
 		if generated := p.Source == "generated"; generated != (p.Reason == schemas.ReasonDuplicate) {
 			t.Errorf("%+v", p)
+		}
+	}
+}
+
+func TestGeneratedPromptsGoByRoutes(t *testing.T) {
+	t.Parallel()
+	spec := generating(t, 2)
+	spec.Prompts.Generate.Teacher = schemas.Role{{Endpoint: "grader", Intents: []schemas.Intent{schemas.IntentHarmful}}, {Endpoint: "teacher"}}
+	w := newWorld(t, spec, options{}).stages(schemas.StageGenerate, schemas.StageClassify)
+	for _, g := range rows[schemas.Generated](w, schemas.StageGenerate, schemas.OutputGenerated) {
+		if local := strings.Contains(string(g.Teacher), "grader"); local != (g.Prompt.Intent == schemas.IntentHarmful) {
+			t.Errorf("%s asked for a %s prompt", g.Teacher, g.Prompt.Intent)
+		}
+	}
+	for _, l := range rows[schemas.Label](w, schemas.StageClassify, schemas.OutputMatches) {
+		if !strings.Contains(string(l.Judge), "judge") {
+			t.Errorf("%q classified", l.Judge)
 		}
 	}
 }

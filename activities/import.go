@@ -54,6 +54,9 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 	if err != nil {
 		return ref, err
 	}
+	if err := spec.CheckCategories(p.Categories()); err != nil {
+		return ref, err
+	}
 	inputs.Policy, inputs.Categories = p.Digest(), p.Categories()
 	if err := checkPromptSpec(spec.Prompts, p); err != nil {
 		return ref, err
@@ -120,9 +123,10 @@ func (r role) hosted() bool { return r.err == nil && !r.endpoint.Simulated && r.
 // usedEndpoints lists the endpoints that the run asks.
 func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 	for _, r := range []struct {
-		stage       schemas.Stage
-		field, name string
-		asks        llm.Request
+		stage schemas.Stage
+		field string
+		role  schemas.Role
+		asks  llm.Request
 	}{
 		{schemas.StageGenerate, "prompts.generate.teacher", spec.Prompts.Generate.Teacher, llm.Request{Temperature: generateTemperature(spec), MaxTokens: spec.Prompts.Generate.MaxTokens}},
 		{schemas.StageClassify, "prompts.classify.judge", spec.Prompts.Classify.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Prompts.Classify.MaxTokens}},
@@ -132,8 +136,10 @@ func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
 	} {
 		if spec.Passes(r.stage) {
-			e, err := a.endpoint(r.name)
-			used = append(used, role{r.field, r.name, e, r.asks, err})
+			for _, name := range r.role.Endpoints() {
+				e, err := a.endpoint(name)
+				used = append(used, role{r.field, name, e, r.asks, err})
+			}
 		}
 	}
 	return used
@@ -365,7 +371,7 @@ func checkPromptSpec(spec schemas.PromptsSpec, p *policy.Policy) error {
 			return schemas.Errorf(op, "prompts.generate.categories", schemas.InvalidInput, "the policy has no category %q; it has %v", c, p.Categories())
 		}
 	}
-	if spec.Classify.Judge != "" && slices.Contains(p.Categories(), schemas.NoCategory) {
+	if len(spec.Classify.Judge) > 0 && slices.Contains(p.Categories(), schemas.NoCategory) {
 		return schemas.Errorf(op, "prompts.classify", schemas.InvalidInput, "the policy has a category %q, which is the judge's word for no category", schemas.NoCategory)
 	}
 	return nil

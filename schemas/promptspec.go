@@ -5,15 +5,15 @@ import "slices"
 // ClassifySpec is the judge's part where prompts come without a category or an intent, or
 // are generated.
 type ClassifySpec struct {
-	Judge     string `json:"judge,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
-	Votes     int    `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a prompt; more than half must agree"`
-	MaxTokens int    `json:"max_tokens,omitempty" jsonschema:"default=512,description=Longest reply of the judge"`
-	Check     int    `json:"check,omitempty" jsonschema:"description=Labelled prompts\\, drawn from the imports\\, that the judge classifies too\\, without seeing their labels; how often it agrees is reported; by default none"`
+	Judge     Role `json:"judge,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or a route without intents and categories" jsonschema_extras:"default=sim-judge"`
+	Votes     int  `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a prompt; more than half must agree"`
+	MaxTokens int  `json:"max_tokens,omitempty" jsonschema:"default=512,description=Longest reply of the judge"`
+	Check     int  `json:"check,omitempty" jsonschema:"description=Labelled prompts\\, drawn from the imports\\, that the judge classifies too\\, without seeing their labels; how often it agrees is reported; by default none"`
 }
 
 // GenerateSpec asks the teacher for prompts.
 type GenerateSpec struct {
-	Teacher     string     `json:"teacher,omitempty" jsonschema:"default=sim-teacher,description=An endpoint of the worker's configuration"`
+	Teacher     Role       `json:"teacher,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-teacher"`
 	Per         int        `json:"per,omitempty" jsonschema:"description=Prompts that are asked for in each category and intent; 0 generates none. Those that the judge takes for another category or intent are rejected"`
 	Categories  []Category `json:"categories,omitempty" jsonschema:"description=By default all of the policy"`
 	Intents     []Intent   `json:"intents,omitempty" jsonschema:"enum=harmful,enum=borderline,enum=benign,description=By default all"`
@@ -56,13 +56,13 @@ func (s RunSpec) Classifies() bool {
 func (s *RunSpec) promptDefaults() {
 	if s.Classifies() {
 		c := &s.Prompts.Classify
-		def(&c.Judge, "sim-judge")
+		defRole(&c.Judge, "sim-judge")
 		def(&c.Votes, 3)
 		def(&c.MaxTokens, 512)
 	}
 	if s.Generates() {
 		g := &s.Prompts.Generate
-		def(&g.Teacher, "sim-teacher")
+		defRole(&g.Teacher, "sim-teacher")
 		defPtr(&g.Temperature, 1)
 		def(&g.MaxTokens, 1024)
 		if len(g.Intents) == 0 {
@@ -84,7 +84,10 @@ func (s RunSpec) validatePrompts(v *violations) {
 	if s.Classifies() {
 		v.between("prompts.classify.votes", float64(c.Votes), 1, 25)
 		v.atLeast("prompts.classify.max_tokens", int64(c.MaxTokens), 1)
-	} else if c != (ClassifySpec{}) {
+		if t := c.Judge[0]; len(c.Judge) > 1 || len(t.Intents) > 0 || len(t.Categories) > 0 {
+			v.add("prompts.classify.judge", "goes by intents or categories, which are what it is to tell; name one route for all prompts")
+		}
+	} else if DigestOf(c) != DigestOf(ClassifySpec{}) {
 		v.add("prompts.classify", `is of no use: set "classify": true for an import, or check`)
 	}
 	if !s.Generates() {

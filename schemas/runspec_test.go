@@ -76,6 +76,8 @@ func TestBadSpecs(t *testing.T) {
 		{"a data set without labels", `{"name":"x","from":{"stage":"sft","dataset":[{"path":"a.jsonl","classify":true}]}}`, "from.dataset[0].classify"},
 		{"a data set that is cut", `{"name":"x","from":{"stage":"sft","dataset":[{"path":"a.jsonl","max_turns":1}]}}`, "from.dataset[0] cuts conversations"},
 		{"nothing to classify", `{"name":"x","prompts":{"classify":{"votes":5}}}`, "prompts.classify is of no use"},
+		{"classifies by what it is to tell", `{"name":"x","prompts":{"classify":{"check":5,"judge":[{"endpoint":"a","intents":["harmful"]},{"endpoint":"b"}]}}}`, "prompts.classify.judge goes by intents or categories"},
+		{"nobody to ask for harmful prompts", `{"name":"x","prompts":{"generate":{"per":5,"teacher":[{"endpoint":"a","intents":["benign","borderline"]}]}}}`, "prompts.generate.teacher has no route for harmful prompts"},
 		{"generates no number", `{"name":"x","prompts":{"generate":{"languages":["de"]}}}`, "prompts.generate.per is missing"},
 		{"generates an unknown style", `{"name":"x","prompts":{"generate":{"per":1,"styles":["rude"]}}}`, `prompts.generate.styles has "rude"`},
 		{"generates an intent twice", `{"name":"x","prompts":{"generate":{"per":1,"intents":["benign","benign"]}}}`, `prompts.generate.intents has "benign" twice`},

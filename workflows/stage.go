@@ -61,8 +61,8 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		return fmt.Errorf("stage %s: %w", stage, err)
 	}
 	f.carried.Sums = append(f.carried.Sums, sum)
-	if sum.Note != "" && !slices.Contains(f.carried.Notes, sum.Note) { // a retry comes back
-		f.carried.Notes = append(f.carried.Notes, sum.Note)
+	if sum.Note != "" {
+		f.note([]string{sum.Note})
 	}
 	f.carried.Open = nil
 	if f.spec.Quota.Accepted == 0 || stage.Before(schemas.StageSynthesize) || schemas.StageFilter.Before(stage) {
@@ -207,6 +207,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				part.ByCategory.AddAll(result.ByCategory)
 			}
 			part.Usage.Add(result.Usage)
+			f.note(result.Notes)
 			progress.Done++
 			if result.Found {
 				progress.Found++

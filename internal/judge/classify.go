@@ -60,6 +60,13 @@ func NewClassifier(client Asker, s policy.Summaries, options Options) *Classifie
 	return &Classifier{client, options, rubricClassify + "\n" + s.Text, s.Categories, labelSchema(s.Categories)}
 }
 
+// Asking is the classifier with another client.
+func (c *Classifier) Asking(client Asker) *Classifier {
+	other := *c
+	other.client = client
+	return &other
+}
+
 // Classified is what the votes on a prompt say. Category, Second and Intent are empty where
 // no majority of the votes that were to be asked for agrees; Category is NoCategory where
 // it is that the prompt belongs to none.
