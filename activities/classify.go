@@ -298,6 +298,6 @@ func checkNote(c *schemas.LabelCheck) string {
 	if c == nil {
 		return ""
 	}
-	return fmt.Sprintf("shown labelled prompts without their labels, the judge that classifies agrees on the category of %d of %d (kappa %.2f) and on the intent of %d (kappa %.2f)",
-		c.Category.Agree, c.Category.N, c.Category.Kappa, c.Intent.Agree, c.Intent.Kappa)
+	return fmt.Sprintf("shown labelled prompts without their labels, the judge that classifies agrees on the category of %d of %d (%s) and on the intent of %d (%s)",
+		c.Category.Agree, c.Category.N, c.Category.KappaText(), c.Intent.Agree, c.Intent.KappaText())
 }

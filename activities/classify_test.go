@@ -209,7 +209,7 @@ func TestChecksAreComparedWithTheirLabels(t *testing.T) {
 	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Check: 50}
 	w := newWorld(t, spec, options{}).stages(schemas.StageClassify, schemas.StagePrompts)
 	want := &schemas.LabelCheck{
-		Category: schemas.LabelFigure{N: 20, Agree: 19, Kappa: 0.9}, Intent: schemas.LabelFigure{N: 20, Agree: 19, Kappa: 0.9},
+		Category: schemas.LabelFigure{N: 20, Agree: 19, Kappa: new(0.9)}, Intent: schemas.LabelFigure{N: 20, Agree: 19, Kappa: new(0.9)},
 		ByCategory: map[schemas.Category]schemas.CategoryCheck{"violence": {Labelled: 11, Told: 10, Agree: 10}, "self-harm": {Labelled: 9, Told: 10, Agree: 9}},
 	}
 	if d := cmp.Diff(want, w.closed(schemas.StageClassify).Check, cmpopts.EquateApprox(0, 1e-9)); d != "" {

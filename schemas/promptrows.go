@@ -1,5 +1,7 @@
 package schemas
 
+import "fmt"
+
 // Generated is one prompt as the teacher was asked for it: its category and intent are
 // those asked for. Round counts how often all combinations of the other columns have been
 // gone through, and Index the requests of a category and intent.
@@ -56,9 +58,9 @@ type LabelCheck struct {
 // Cohen's kappa. Where no vote could be read, or no majority agrees, the judge doesn't
 // agree.
 type LabelFigure struct {
-	N     int64   `json:"n"`
-	Agree int64   `json:"agree"`
-	Kappa float64 `json:"kappa"`
+	N     int64    `json:"n"`
+	Agree int64    `json:"agree"`
+	Kappa *float64 `json:"kappa"` // nil where it isn't defined: both give all prompts one label
 }
 
 // CategoryCheck parts a LabelCheck: of Labelled prompts of a category, Agree were told to
@@ -67,4 +69,12 @@ type CategoryCheck struct {
 	Labelled int64 `json:"labelled"`
 	Told     int64 `json:"told"`
 	Agree    int64 `json:"agree"`
+}
+
+// KappaText is Kappa for people.
+func (f LabelFigure) KappaText() string {
+	if f.Kappa == nil {
+		return "kappa undefined"
+	}
+	return fmt.Sprintf("kappa %.2f", *f.Kappa)
 }

@@ -48,10 +48,8 @@ func figureOf(pairs [][2]string) (f schemas.LabelFigure) {
 	for word, k := range left {
 		chance += k / n * right[word] / n
 	}
-	if chance == 1 {
-		f.Kappa = 1 // one word alone, on both sides
-		return f
+	if chance < 1 {
+		f.Kappa = new((float64(f.Agree)/n - chance) / (1 - chance))
 	}
-	f.Kappa = (float64(f.Agree)/n - chance) / (1 - chance)
 	return f
 }

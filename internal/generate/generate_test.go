@@ -38,7 +38,7 @@ func TestEveryBriefComesOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var cases []policy.Case
 		for i := range rapid.IntRange(1, 4).Draw(t, "cases") {
-			cases = append(cases, policy.Case{Request: fmt.Sprint("case ", i), Action: schemas.ActionRefuse})
+			cases = append(cases, policy.Case{Text: fmt.Sprint("case ", i), Action: schemas.ActionRefuse})
 		}
 		languages := []string{"en", "de", "fr"}[:rapid.IntRange(1, 3).Draw(t, "languages")]
 		styles := schemas.Styles[:rapid.IntRange(1, len(schemas.Styles)).Draw(t, "styles")]
@@ -93,7 +93,7 @@ func TestTheFirstBriefsAreDiverse(t *testing.T) {
 }
 
 func TestCasesOfAnIntent(t *testing.T) {
-	cases := []policy.Case{{Request: "a", Action: schemas.ActionRefuse}, {Request: "b", Action: schemas.ActionComply}, {Request: "c", Action: schemas.ActionRefuse}}
+	cases := []policy.Case{{Text: "a", Action: schemas.ActionRefuse}, {Text: "b", Action: schemas.ActionComply}, {Text: "c", Action: schemas.ActionRefuse}}
 	for intent, want := range map[schemas.Intent][]string{
 		schemas.IntentHarmful: {"a", "c"}, schemas.IntentBenign: {"b"}, schemas.IntentBorderline: {"a", "b", "c"},
 	} {

@@ -70,12 +70,12 @@ func subjects(cases []policy.Case, intent schemas.Intent) (out []string) {
 	}[intent]
 	for _, c := range cases {
 		if c.Action == action {
-			out = append(out, c.Request)
+			out = append(out, c.Text)
 		}
 	}
 	if len(out) == 0 {
 		for _, c := range cases {
-			out = append(out, c.Request)
+			out = append(out, c.Text)
 		}
 	}
 	return out

@@ -28,18 +28,3 @@ func (p *Policy) Summaries() Summaries {
 	s.Digest = schemas.DigestBytes([]byte(s.Text))
 	return s
 }
-
-// Case is an example request of a policy, with its decision and the rule that decides it.
-type Case struct {
-	Request string
-	Action  schemas.Action
-	Rule    string
-}
-
-// Cases lists a category's cases in the order of its file; nil for an unknown category.
-func (p *Policy) Cases(category schemas.Category) (cases []Case) {
-	for _, c := range p.categories[category].cases {
-		cases = append(cases, Case{c.request, c.action, c.rule})
-	}
-	return cases
-}

@@ -31,7 +31,6 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"arm":      armName,
 	"meaning":  armMeaning,
 	"asked":    asked,
-	"kappa":    func(f schemas.LabelFigure) string { return fmt.Sprintf("%.2f", f.Kappa) },
 	"next":     func(i int) int { return i + 1 },
 	"join":     func(s []string) string { return strings.Join(s, " ") },
 	"spaced":   func(c schemas.Category) string { return strings.ReplaceAll(string(c), "-", " ") },

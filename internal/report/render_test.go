@@ -321,8 +321,8 @@ func TestAgreementOnLabelsIsShown(t *testing.T) {
 		t.Errorf("shown where nothing was checked: %v", err)
 	}
 	d.Manifests[0].Check = &schemas.LabelCheck{
-		Category:   schemas.LabelFigure{N: 40, Agree: 31, Kappa: 0.714},
-		Intent:     schemas.LabelFigure{N: 40, Agree: 29, Kappa: 0.5},
+		Category:   schemas.LabelFigure{N: 40, Agree: 31, Kappa: new(0.714)},
+		Intent:     schemas.LabelFigure{N: 40, Agree: 29, Kappa: new(0.5)},
 		ByCategory: map[schemas.Category]schemas.CategoryCheck{"self-harm": {Labelled: 22, Told: 23, Agree: 17}},
 	}
 	raw, err := render(d)
