@@ -141,3 +141,31 @@ func TestGeneratedPromptsGoByRoutes(t *testing.T) {
 		}
 	}
 }
+
+func TestPreviewOfGeneratedPrompts(t *testing.T) {
+	t.Parallel()
+	spec := generating(t, 3)
+	spec.Until = schemas.StageFilter
+	w := newWorld(t, spec, options{}).stages(append(promptStages, schemas.StageSynthesize, schemas.StageFilter)...)
+	w.flush()
+	const all = ", 0 answered, 0-0 asked"
+	want := map[schemas.Stage]string{
+		schemas.StageGenerate: "4/4" + all, schemas.StageClassify: "4/4" + all, schemas.StagePrompts: "1/1" + all,
+		schemas.StageSynthesize: "2/2" + all, schemas.StageFilter: "2/2" + all,
+	}
+	if d := cmp.Diff(want, w.previewed(spec)); d != "" {
+		t.Errorf("the same again (-want +got):\n%s", d)
+	}
+	// Two more in each of four: each is asked for, classified once, answered twice, and
+	// each answer is judged three times.
+	spec.Prompts.Generate.Per = 5
+	got := w.previewed(spec)
+	for stage, want := range map[schemas.Stage]string{
+		schemas.StageGenerate: "0/4, 12 answered, 8-8 asked", schemas.StageClassify: "0/4, 12 answered, 8-8 asked",
+		schemas.StageSynthesize: "0/2, 24 answered, 16-16 asked", schemas.StageFilter: "0/2, 72 answered, 48-48 asked",
+	} {
+		if !strings.HasPrefix(got[stage], want) {
+			t.Errorf("%s: %q, want %q", stage, got[stage], want)
+		}
+	}
+}
