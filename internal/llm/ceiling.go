@@ -1,0 +1,175 @@
+package llm
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	// firstAtOnce is how many requests a replica gets at once before it is known.
+	firstAtOnce = 8
+	// doubling is how long growth takes to double: from 8 to 1,024 at once in under two
+	// seconds, and refusals, which come fast, stop it long before the next doubling.
+	doubling = 250 * time.Millisecond
+	// growthTick is how often a growing ceiling is looked at while nothing else happens.
+	growthTick = 20 * time.Millisecond
+	// holdRequests is how many requests must be accepted for each one that was refused before
+	// more is tried, and holdFor how long that takes at least.
+	holdRequests = 60
+	holdFor      = 3 * time.Second
+	// probeBy is the first step above what is known.
+	probeBy = 0.01
+	// rateMargin keeps the pace a little below the rate that was measured.
+	rateMargin = 0.995
+)
+
+// ceiling is how much a replica takes before it refuses (HTTP 429): so many requests at
+// once or so many a second, both unknown. It begins low and doubles, so that a burst
+// is stopped by the first refusals and not by the last. A refusal tells one of the two:
+// where more were in flight than was ever accepted lately, the number at once; else the
+// rate, which is measured rather than guessed: between two refusals a server's bucket went
+// from empty to empty, so what it accepted between them is its rate. Then the ceiling holds
+// until enough was accepted to pay for another refusal, and grows again, at first by a
+// hundredth, then ever faster.
+type ceiling struct {
+	most float64 // at once
+	rate float64 // requests a second; +Inf while unknown
+
+	growing bool
+	step    float64       // by which growth began
+	pressed time.Duration // for which requests have waited since
+
+	left float64   // requests that rate allows now
+	at   time.Time // when it was that many
+
+	proven, provenBefore int       // most in flight of what was accepted, this second and the one before
+	provenAt             time.Time // when the second began
+
+	from     time.Time // what follows is counted from here on
+	sent     float64   // and not refused
+	since    time.Time // the last refusal
+	paid     int       // requests accepted since
+	refusals int       // since it last grew
+	inRow    int       // refusals, with nothing accepted between them
+
+	paused  time.Time     // until when the replica asked to be left alone
+	catchUp time.Time     // until when what that has cost is made up for, by twice the rate
+	price   time.Duration // how long to hold for pauses that nothing makes up for
+	steady  bool          // a whole hold came before the pause
+	strict  bool          // it refuses who catches up
+}
+
+func newCeiling(now time.Time) ceiling {
+	return ceiling{most: firstAtOnce / 2, rate: math.Inf(1), growing: true, step: 1, at: now, provenAt: now, from: now, since: now}
+}
+
+// excess is what growth adds, as a share.
+func (c *ceiling) excess() float64 {
+	if !c.growing {
+		return 0
+	}
+	return c.step * math.Exp2(min(50, float64(c.pressed)/float64(doubling)))
+}
+
+// atOnce is how many requests may be in flight.
+func (c *ceiling) atOnce() float64 { return c.most * (1 + c.excess()) }
+
+// perSecond is how many requests may be sent a second.
+func (c *ceiling) perSecond() float64 { return c.rate * (1 + c.excess()) }
+
+// advance moves c to now. Growth counts only while requests wait for it.
+func (c *ceiling) advance(now time.Time, waiting bool) {
+	passed := now.Sub(c.at)
+	if passed <= 0 {
+		return
+	}
+	c.at = now
+	if c.growing && waiting {
+		c.pressed += passed
+	}
+	held := now.Sub(c.since)
+	if !c.growing && c.paid >= holdRequests*min(c.refusals, 4) && held >= max(holdFor, c.price) {
+		c.growing, c.step, c.pressed, c.refusals = true, probeBy, 0, 0
+	}
+	if math.IsInf(c.rate, 1) {
+		return
+	}
+	perSecond := c.perSecond()
+	burst := max(1, perSecond*0.01) // no timer is finer
+	if now.Before(c.catchUp) && now.After(c.paused) {
+		perSecond *= 2
+	}
+	c.left = min(burst, c.left+perSecond*passed.Seconds())
+}
+
+// wait is how long it is until the rate allows another request.
+func (c *ceiling) wait() time.Duration {
+	if math.IsInf(c.rate, 1) || c.left >= 1 {
+		return 0
+	}
+	return max(time.Microsecond, time.Duration((1-c.left)/c.perSecond()*float64(time.Second)))
+}
+
+func (c *ceiling) take() {
+	c.left--
+	c.sent++
+}
+
+func (c *ceiling) giveBack() {
+	c.left++
+	c.sent--
+}
+
+// accepted notes a request that was not refused, and with how many at once it was sent.
+func (c *ceiling) accepted(atOnce int, now time.Time) {
+	if now.Sub(c.provenAt) > time.Second {
+		c.proven, c.provenBefore, c.provenAt = 0, c.proven, now
+	}
+	c.proven = max(c.proven, atOnce)
+	c.paid++
+	if c.inRow > 3 { // after a silence it begins anew
+		*c = newCeiling(now)
+	}
+	c.inRow = 0
+}
+
+// refused learns from a refusal of one of so many requests at once, which leaves others in
+// flight, and returns how long nothing should be sent.
+func (c *ceiling) refused(atOnce, others int, pause time.Duration, now time.Time) time.Duration {
+	c.sent--
+	c.inRow++
+	c.refusals++
+	took := now.Sub(c.from)
+	measured := took >= 500*time.Millisecond && c.sent >= 1
+	steady := now.Sub(c.since) >= holdFor
+	grown := 1 + c.excess()
+	proven := max(c.proven, c.provenBefore)
+	byRate := measured && atOnce <= proven
+	switch {
+	case byRate:
+		c.most *= grown
+		if c.steady && now.Before(c.catchUp) && now.After(c.paused) {
+			c.strict = true
+		}
+		c.rate = rateMargin * c.sent / took.Seconds()
+		c.left = min(c.left, 0)
+		c.from, c.sent = now, 0
+	default:
+		c.most = max(1, float64(others), float64(min(proven, atOnce-1)))
+		c.rate *= grown
+	}
+	c.growing, c.since, c.paid, c.price = false, now, 0, 0
+	if pause == 0 && others == 0 {
+		return backoff(c.inRow)
+	}
+	if pause > 0 && now.Add(pause).After(c.paused) {
+		c.paused = now.Add(pause)
+		if byRate && !c.strict {
+			c.catchUp, c.steady = c.paused.Add(pause), steady
+		} else {
+			c.from = c.from.Add(pause)
+			c.price = 25 * pause
+		}
+	}
+	return pause
+}
