@@ -119,7 +119,7 @@ func (b *budget) wait(amount, share float64, now time.Time) time.Duration {
 	if lacks <= 1e-9 {
 		return 0
 	}
-	return max(time.Microsecond, time.Duration(min(lacks/perSecond, 1)*float64(time.Second)))
+	return max(time.Microsecond, seconds(lacks/perSecond))
 }
 
 // take takes so much, and returns all that was ever taken.

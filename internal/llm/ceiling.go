@@ -19,6 +19,10 @@ const (
 	holdFor      = 3 * time.Second
 	// probeBy is the first step above what is known.
 	probeBy = 0.01
+	// learnFor is how long a replica may be asked too much while it isn't known.
+	learnFor = 5 * time.Second
+	// leastRate is what is always tried, in requests a second.
+	leastRate = 1. / 60
 	// rateMargin keeps the pace a little below the rate that was measured.
 	rateMargin = 0.995
 )
@@ -33,7 +37,7 @@ const (
 // hundredth, then ever faster.
 type ceiling struct {
 	most float64 // at once
-	rate float64 // requests a second; +Inf while unknown
+	rate float64 // requests a second
 
 	growing bool
 	step    float64       // by which growth began
@@ -45,12 +49,14 @@ type ceiling struct {
 	proven, provenBefore int       // most in flight of what was accepted, this second and the one before
 	provenAt             time.Time // when the second began
 
+	born     time.Time
 	from     time.Time // what follows is counted from here on
 	sent     float64   // and not refused
 	since    time.Time // the last refusal
+	cut      time.Time // when the rate was last measured
 	paid     int       // requests accepted since
 	refusals int       // since it last grew
-	inRow    int       // refusals, with nothing accepted between them
+	silences int       // refusals that left nothing in flight, with nothing accepted between them
 
 	paused  time.Time     // until when the replica asked to be left alone
 	catchUp time.Time     // until when what that has cost is made up for, by twice the rate
@@ -60,7 +66,7 @@ type ceiling struct {
 }
 
 func newCeiling(now time.Time) ceiling {
-	return ceiling{most: firstAtOnce / 2, rate: math.Inf(1), growing: true, step: 1, at: now, provenAt: now, from: now, since: now}
+	return ceiling{most: firstAtOnce / 2, rate: 8 * firstAtOnce / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
 }
 
 // excess is what growth adds, as a share.
@@ -87,37 +93,45 @@ func (c *ceiling) advance(now time.Time, waiting bool) {
 	if c.growing && waiting {
 		c.pressed += passed
 	}
-	held := now.Sub(c.since)
-	if !c.growing && c.paid >= holdRequests*min(c.refusals, 4) && held >= max(holdFor, c.price) {
-		c.growing, c.step, c.pressed, c.refusals = true, probeBy, 0, 0
-	}
-	if math.IsInf(c.rate, 1) {
-		return
+	if held := now.Sub(c.since); !c.growing {
+		switch young := now.Sub(c.born) < learnFor; {
+		case young && held >= doubling:
+			c.grow(10 * probeBy)
+		case !young && c.paid >= holdRequests*min(c.refusals, 4) && held >= max(holdFor, c.price):
+			c.grow(probeBy)
+		}
 	}
 	perSecond := c.perSecond()
 	burst := max(1, perSecond*0.01) // no timer is finer
-	if now.Before(c.catchUp) && now.After(c.paused) {
+	if c.catchingUp(now) {
 		perSecond *= 2
 	}
 	c.left = min(burst, c.left+perSecond*passed.Seconds())
 }
 
+func (c *ceiling) grow(step float64) {
+	c.growing, c.step, c.pressed, c.refusals = true, step, 0, 0
+}
+
 // wait is how long it is until the rate allows another request.
 func (c *ceiling) wait() time.Duration {
-	if math.IsInf(c.rate, 1) || c.left >= 1 {
+	if c.left >= 1-1e-9 {
 		return 0
 	}
-	return max(time.Microsecond, time.Duration((1-c.left)/c.perSecond()*float64(time.Second)))
+	return max(time.Microsecond, seconds((1-c.left)/c.perSecond()))
 }
 
-func (c *ceiling) take() {
+func (c *ceiling) take(t *turn) {
 	c.left--
 	c.sent++
+	t.perSecond, t.paced = c.perSecond(), c.left < 1
 }
 
-func (c *ceiling) giveBack() {
-	c.left++
-	c.sent--
+// giveBack forgets t, which was not sent, or refused.
+func (c *ceiling) giveBack(t *turn) {
+	if !t.sent.Before(c.from) {
+		c.sent--
+	}
 }
 
 // accepted notes a request that was not refused, and with how many at once it was sent.
@@ -127,44 +141,43 @@ func (c *ceiling) accepted(atOnce int, now time.Time) {
 	}
 	c.proven = max(c.proven, atOnce)
 	c.paid++
-	if c.inRow > 3 { // after a silence it begins anew
-		*c = newCeiling(now)
+	if c.silences > 2 {
+		*c = newCeiling(now) // what is known is of before
 	}
-	c.inRow = 0
+	c.silences = 0
 }
 
-// refused learns from a refusal of one of so many requests at once, which leaves others in
-// flight, and returns how long nothing should be sent.
-func (c *ceiling) refused(atOnce, others int, pause time.Duration, now time.Time) time.Duration {
-	c.sent--
-	c.inRow++
+// refused learns from a refusal of t, which leaves others in flight, and returns how long
+// nothing should be sent.
+func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Time) time.Duration {
+	c.giveBack(t)
 	c.refusals++
-	took := now.Sub(c.from)
-	measured := took >= 500*time.Millisecond && c.sent >= 1
-	steady := now.Sub(c.since) >= holdFor
-	grown := 1 + c.excess()
 	proven := max(c.proven, c.provenBefore)
-	byRate := measured && atOnce <= proven
+	byNumber := float64(t.atOnce) > 0.95*float64(proven) // refusals were in flight too
+	byRate := !byNumber || t.paced && c.cut.IsZero()
+	grown := 1 + c.excess()
 	switch {
-	case byRate:
-		c.most *= grown
-		if c.steady && now.Before(c.catchUp) && now.After(c.paused) {
-			c.strict = true
-		}
-		c.rate = rateMargin * c.sent / took.Seconds()
-		c.left = min(c.left, 0)
-		c.from, c.sent = now, 0
-	default:
-		c.most = max(1, float64(others), float64(min(proven, atOnce-1)))
+	case !byRate:
 		c.rate *= grown
+	case !t.sent.Before(c.cut): // else it says nothing new
+		c.measure(t, now)
 	}
+	if byNumber {
+		c.most = max(1, float64(others), float64(min(proven, t.atOnce-1)))
+	} else {
+		c.most *= grown
+	}
+	steady := now.Sub(c.since) >= holdFor
 	c.growing, c.since, c.paid, c.price = false, now, 0, 0
-	if pause == 0 && others == 0 {
-		return backoff(c.inRow)
+	if others == 0 {
+		c.silences++
+		if pause == 0 {
+			return backoff(c.silences)
+		}
 	}
 	if pause > 0 && now.Add(pause).After(c.paused) {
 		c.paused = now.Add(pause)
-		if byRate && !c.strict {
+		if (byRate || t.paced) && !c.strict {
 			c.catchUp, c.steady = c.paused.Add(pause), steady
 		} else {
 			c.from = c.from.Add(pause)
@@ -173,3 +186,25 @@ func (c *ceiling) refused(atOnce, others int, pause time.Duration, now time.Time
 	}
 	return pause
 }
+
+// measure sets the rate by a refusal of t.
+func (c *ceiling) measure(t *turn, now time.Time) {
+	took := now.Sub(c.from)
+	if !c.growing && c.sent < 20 && took < 2*time.Second {
+		return // too short
+	}
+	if c.steady && c.catchingUp(now) {
+		c.strict = true
+	}
+	was, accepted := c.rate, c.sent/took.Seconds()
+	if c.growing && t.perSecond > 1.25*accepted {
+		c.rate = t.perSecond // a burst may have been saved up
+	} else {
+		c.rate = accepted
+	}
+	c.rate = max(leastRate, was/2, c.rate*rateMargin)
+	c.left = min(c.left, 0)
+	c.from, c.sent, c.cut = now, 0, now
+}
+
+func (c *ceiling) catchingUp(now time.Time) bool { return now.Before(c.catchUp) && now.After(c.paused) }

@@ -293,6 +293,7 @@ func TestFigures(t *testing.T) {
 		each     float64 // requests a second for one of the capacity
 	}{
 		{"a rate", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
+		{"a rate, a tenth of a second saved up", func() capacity { return &rated{holds: 0.1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
 		{"a rate of single requests", func() capacity { return &rated{latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
 		{"a rate with Retry-After", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 256, 100, 1},
 		{"a rate with Retry-After-Ms", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: exact} }, 256, 100, 1},
@@ -308,6 +309,7 @@ func TestFigures(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					m := test.mock()
 					m.set(test.first)
+					time.Sleep(time.Minute) // it is rested
 					c := press(t, m, test.inFlight, 70*s, map[time.Duration]float64{30 * s: test.first * factor})
 					for _, span := range []struct {
 						from, to time.Duration

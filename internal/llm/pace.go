@@ -40,10 +40,12 @@ type turn struct {
 	granted chan struct{} // closed when it may be sent, or never will be
 	err     error         // why it never will be
 
-	replica *replica // where it waits; then, where it goes
-	sent    time.Time
-	atOnce  int    // requests in flight to the replica, with this one
-	charge  charge // what it takes of the allowance
+	replica   *replica // where it waits; then, where it goes
+	sent      time.Time
+	atOnce    int     // requests in flight to the replica, with this one
+	perSecond float64 // the rate that it was sent at
+	paced     bool    // that rate held it back, or would have held the next one
+	charge    charge  // what it takes of the allowance
 }
 
 // outcome is what became of a turn.

@@ -204,9 +204,9 @@ func (r *replica) take(t *turn, now time.Time) {
 		r.turnAway(now)
 	}
 	r.inFlight++
-	r.ceiling.take()
-	r.breaker.take(t)
 	t.replica, t.sent, t.atOnce = r, now, r.inFlight
+	r.ceiling.take(t)
+	r.breaker.take(t)
 }
 
 // settle learns from what became of t, and reports whether r is found to be out.
@@ -214,7 +214,7 @@ func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
 	r.inFlight--
 	r.ceiling.advance(now, r.waiting.Len() > 0)
 	if !o.sent || o.aborted {
-		r.ceiling.giveBack()
+		r.ceiling.giveBack(t)
 		r.breaker.ended(t)
 		return false
 	}
@@ -222,7 +222,7 @@ func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
 	switch {
 	case throttled(o.err):
 		r.breaker.answer(t)
-		pause = max(pause, r.ceiling.refused(t.atOnce, r.inFlight, pause, now))
+		pause = max(pause, r.ceiling.refused(t, r.inFlight, pause, now))
 	case passing(o.err):
 		out = r.breaker.fail(t, o.err, now)
 	default:
