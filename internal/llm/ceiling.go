@@ -21,6 +21,8 @@ const (
 	probeBy = 0.01
 	// learnFor is how long a replica may be asked too much while it isn't known.
 	learnFor = 5 * time.Second
+	// manyRefusals, and as many more as make up 50 ms, are a change: all is learned anew.
+	manyRefusals = 10
 	// leastRate is what is always tried, in requests a second.
 	leastRate = 1. / 60
 	// rateMargin keeps the pace a little below the rate that was measured.
@@ -53,6 +55,7 @@ type ceiling struct {
 	from     time.Time // what follows is counted from here on
 	sent     float64   // and not refused
 	since    time.Time // the last refusal
+	lowered  time.Time // when the number at once was, since it last grew
 	cut      time.Time // when the rate was last measured
 	paid     int       // requests accepted since
 	refusals int       // since it last grew
@@ -81,7 +84,12 @@ func (c *ceiling) excess() float64 {
 func (c *ceiling) atOnce() float64 { return c.most * (1 + c.excess()) }
 
 // perSecond is how many requests may be sent a second.
-func (c *ceiling) perSecond() float64 { return c.rate * (1 + c.excess()) }
+func (c *ceiling) perSecond() float64 {
+	if c.catchingUp() {
+		return 2 * c.rate
+	}
+	return c.rate * (1 + c.excess())
+}
 
 // advance moves c to now. Growth counts only while requests wait for it.
 func (c *ceiling) advance(now time.Time, waiting bool) {
@@ -103,14 +111,11 @@ func (c *ceiling) advance(now time.Time, waiting bool) {
 	}
 	perSecond := c.perSecond()
 	burst := max(1, perSecond*0.01) // no timer is finer
-	if c.catchingUp(now) {
-		perSecond *= 2
-	}
 	c.left = min(burst, c.left+perSecond*passed.Seconds())
 }
 
 func (c *ceiling) grow(step float64) {
-	c.growing, c.step, c.pressed, c.refusals = true, step, 0, 0
+	c.growing, c.step, c.pressed, c.refusals, c.lowered = true, step, 0, 0, time.Time{}
 }
 
 // wait is how long it is until the rate allows another request.
@@ -153,19 +158,26 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	c.giveBack(t)
 	c.refusals++
 	proven := max(c.proven, c.provenBefore)
-	byNumber := float64(t.atOnce) > 0.95*float64(proven) // refusals were in flight too
+	byNumber := float64(t.atOnce) > 0.95*float64(proven) && // refusals were in flight too
+		(c.lowered.IsZero() || t.sent.Sub(c.lowered) < 500*time.Millisecond) // else that hasn't helped
 	byRate := !byNumber || t.paced && c.cut.IsZero()
 	grown := 1 + c.excess()
 	switch {
 	case !byRate:
-		c.rate *= grown
+		c.rate = min(c.rate*grown, max(c.rate, 4*c.sent/max(doubling, now.Sub(c.from)).Seconds()))
 	case !t.sent.Before(c.cut): // else it says nothing new
 		c.measure(t, now)
 	}
 	if byNumber {
 		c.most = max(1, float64(others), float64(min(proven, t.atOnce-1)))
+		if c.lowered.IsZero() {
+			c.lowered = now
+		}
 	} else {
 		c.most *= grown
+	}
+	if many := int(manyRefusals + c.rate/20); c.refusals == many {
+		c.born = now
 	}
 	steady := now.Sub(c.since) >= holdFor
 	c.growing, c.since, c.paid, c.price = false, now, 0, 0
@@ -193,7 +205,7 @@ func (c *ceiling) measure(t *turn, now time.Time) {
 	if !c.growing && c.sent < 20 && took < 2*time.Second {
 		return // too short
 	}
-	if c.steady && c.catchingUp(now) {
+	if c.steady && c.catchingUp() {
 		c.strict = true
 	}
 	was, accepted := c.rate, c.sent/took.Seconds()
@@ -202,9 +214,9 @@ func (c *ceiling) measure(t *turn, now time.Time) {
 	} else {
 		c.rate = accepted
 	}
-	c.rate = max(leastRate, was/2, c.rate*rateMargin)
+	c.rate = max(leastRate, was/8, c.rate*rateMargin)
 	c.left = min(c.left, 0)
 	c.from, c.sent, c.cut = now, 0, now
 }
 
-func (c *ceiling) catchingUp(now time.Time) bool { return now.Before(c.catchUp) && now.After(c.paused) }
+func (c *ceiling) catchingUp() bool { return c.at.Before(c.catchUp) && c.at.After(c.paused) }

@@ -294,7 +294,6 @@ func TestFigures(t *testing.T) {
 	}{
 		{"a rate", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
 		{"a rate, a tenth of a second saved up", func() capacity { return &rated{holds: 0.1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
-		{"a rate of single requests", func() capacity { return &rated{latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
 		{"a rate with Retry-After", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 256, 100, 1},
 		{"a rate with Retry-After-Ms", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: exact} }, 256, 100, 1},
 		{"a number at once", func() capacity { return &crowded{latency: steady} }, 256, 64, 1},
