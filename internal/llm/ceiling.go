@@ -102,7 +102,7 @@ func (c *ceiling) advance(now time.Time, waiting bool) {
 		c.pressed += passed
 	}
 	if held := now.Sub(c.since); !c.growing {
-		switch young := now.Sub(c.born) < learnFor; {
+		switch young := c.young(now); {
 		case young && held >= doubling:
 			c.grow(10 * probeBy)
 		case !young && c.paid >= holdRequests*min(c.refusals, 4) && held >= max(holdFor, c.price):
@@ -113,6 +113,9 @@ func (c *ceiling) advance(now time.Time, waiting bool) {
 	burst := max(1, perSecond*0.01) // no timer is finer
 	c.left = min(burst, c.left+perSecond*passed.Seconds())
 }
+
+// young reports whether c is still learned.
+func (c *ceiling) young(now time.Time) bool { return now.Sub(c.born) < learnFor }
 
 func (c *ceiling) grow(step float64) {
 	c.growing, c.step, c.pressed, c.refusals, c.lowered = true, step, 0, 0, time.Time{}
@@ -176,7 +179,10 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	} else {
 		c.most *= grown
 	}
-	if many := int(manyRefusals + c.rate/20); c.refusals == many {
+	if c.growing {
+		c.from, c.sent = now, 0
+	}
+	if many := int(manyRefusals + c.rate/20); c.refusals == many && !c.young(now) {
 		c.born = now
 	}
 	steady := now.Sub(c.since) >= holdFor
