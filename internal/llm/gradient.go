@@ -2,134 +2,149 @@ package llm
 
 import "math"
 
+// How much slower than without a queue a replica's tokens may come.
 const (
-	// queueAim is the latency, over that of an idle replica, that a replica is held at when it
-	// queues: half as many requests wait as are served, so that it never runs dry. Between
-	// queueNone and queueMuch nothing is changed.
+	// queueAim is what a replica that queues is held at: half as many requests wait as are
+	// served, so that it never runs dry. Between queueNone and queueMuch nothing is changed.
 	queueAim  = 1.5
 	queueNone = 1.25
 	queueMuch = 1.75
+	// queueShare is by how much faster requests must be for each part fewer of them, in logarithms,
+	// for those that were held back to have been waiting. It is 1 where all of them were.
+	queueShare = 0.7
 	// prefillWork is what a request costs beside the tokens of its answer, in tokens.
 	prefillWork = 16
-	// minReplies is how many replies a round has at least.
+	// minReplies is how many replies a round has at least, and heldRounds for how many
+	// rounds a limit stands before more is tried.
 	minReplies = 20
+	heldRounds = 8
 )
 
 // gradient holds back requests that would only wait in the replica's own queue (vLLM never
-// says 429). It compares the seconds that a token takes with what they were when few
-// requests were in flight, in rounds: as many replies as are in flight for the change
-// to tell, as many again to measure. Slower tokens alone are no proof, since large
-// batches slow each request and serve more of all: a cut is on trial for a round. Where
-// its requests are as much faster as they are fewer, they were waiting, and it stays. Where
-// they aren't, it is undone, and what they take is the new measure. So what is not proven
-// to queue is never held back, however widely latencies vary.
+// says 429). It compares the seconds that a token takes with what they were while few
+// requests were in flight, in rounds: as many replies as are in flight for a change
+// to tell, as many again to measure. It takes the mean of logarithms, which the few very
+// long answers don't sway. Slower tokens alone are no proof, since large batches slow each
+// request down and serve more of all: a cut is on trial for a round. Where requests became as
+// much faster as they became fewer, they had been waiting, and it stays. Where they
+// didn't, it is undone, and what they take is what others are compared with. So what isn't
+// proven to queue isn't held back, however widely latencies vary.
 type gradient struct {
 	max   float64
 	limit float64
-	base  timing // of a replica without a queue
 
-	early  sample // of the first requests
-	settle int    // replies to wait for before measuring
-	began  float64
-	now    sample
+	base   timing  // without a queue
+	early  sample  // of the first requests
+	began  float64 // in flight when the round began
+	settle int     // replies of the round still to be left out
+	round  sample
 	trial  *timing // what was before a cut that is on trial
+	held   int     // rounds without a change of a limit
 }
 
-// timing is what a token takes with so many requests at once.
+// timing is the logarithm of the seconds that a token takes, with so many requests in
+// flight, and its standard error.
 type timing struct {
-	atOnce float64
-	second float64 // of a token
-	spread float64 // relative standard error of that
+	atOnce, log, err float64
 }
 
 // sample sums replies up.
 type sample struct {
-	n             int
-	atOnce        float64
-	seconds, work float64
-	ss, sw, ww    float64 // sums of products
+	n, atOnce, log, squares float64
 }
 
-func (s *sample) add(atOnce int, seconds, work float64) {
+func (s *sample) add(atOnce int, log float64) {
 	s.n++
 	s.atOnce += float64(atOnce)
-	s.seconds += seconds
-	s.work += work
-	s.ss += seconds * seconds
-	s.sw += seconds * work
-	s.ww += work * work
+	s.log += log
+	s.squares += log * log
 }
 
 func (s *sample) timing() timing {
-	t := s.seconds / s.work
-	residuals := max(0, s.ss-2*t*s.sw+t*t*s.ww)
-	return timing{s.atOnce / float64(s.n), t, math.Sqrt(residuals) / s.seconds}
+	mean := s.log / s.n
+	return timing{s.atOnce / s.n, mean, math.Sqrt(max(0, s.squares/s.n-mean*mean) / s.n)}
 }
 
 func newGradient(atOnce int) gradient {
 	return gradient{max: float64(atOnce), limit: float64(atOnce)}
 }
 
-// learn takes in a reply.
+// learn takes in a reply to one of so many requests.
 func (g *gradient) learn(atOnce int, u Usage, seconds float64) {
-	work := float64(u.CompletionTokens) + prefillWork
 	if seconds <= 0 {
 		return
 	}
-	if g.base.second == 0 {
-		if atOnce <= firstAtOnce {
-			g.early.add(atOnce, seconds, work)
+	log, n := math.Log(seconds/(float64(u.CompletionTokens)+prefillWork)), float64(atOnce)
+	switch {
+	case g.early.n < firstAtOnce:
+		if atOnce > firstAtOnce {
+			return
 		}
-		if g.early.n >= firstAtOnce {
+		if g.early.add(atOnce, log); g.early.n == firstAtOnce {
 			g.base = g.early.timing()
-			g.begin(atOnce)
+			g.begin(n)
 		}
-		return
-	}
-	if float64(atOnce) < g.began/1.25 || float64(atOnce) > g.began*1.25 {
-		g.begin(atOnce) // it isn't steady
-		return
-	}
-	if g.settle--; g.settle > 0 {
-		return
-	}
-	g.now.add(atOnce, seconds, work)
-	if g.now.n >= max(minReplies, int(g.began)) {
-		g.decide(g.now.timing())
-		g.begin(atOnce)
+	case n < g.began/queueNone || n > g.began*queueNone:
+		g.begin(n) // it isn't steady
+	case g.settle > 0:
+		g.settle--
+	default:
+		if g.round.add(atOnce, log); g.round.n >= max(minReplies, g.began) {
+			g.decide(g.round.timing())
+			g.begin(n)
+		}
 	}
 }
 
-// begin begins a round.
-func (g *gradient) begin(atOnce int) {
-	g.began, g.settle, g.now = float64(atOnce), atOnce, sample{}
+// begin begins a round with so many in flight.
+func (g *gradient) begin(atOnce float64) {
+	g.began, g.settle, g.round = atOnce, int(atOnce), sample{}
 }
 
 // decide sets the limit by what a round has shown.
 func (g *gradient) decide(now timing) {
-	if before := g.trial; before != nil {
-		g.trial = nil
-		faster, fewer := math.Log(before.second/now.second), math.Log(before.atOnce/now.atOnce)
-		changed := faster < -max(0.1, 2*math.Hypot(before.spread, now.spread))
-		if !changed && faster < 0.7*fewer {
-			g.base = *before
-			g.base.second /= queueNone
-			g.limit = min(g.max, before.atOnce*queueNone)
-			return
+	if g.undo(now) {
+		return
+	}
+	slower := now.log - g.base.log
+	switch doubt := 2 * math.Hypot(now.err, g.base.err); {
+	case slower > math.Log(queueMuch)+doubt:
+		g.trial, g.held = &now, 0
+		g.limit = max(1, now.atOnce*queueAim/math.Exp(slower))
+	case slower < math.Log(queueNone):
+		g.base.log += (now.log - g.base.log) / 8
+		g.base.err = max(now.err/2, g.base.err*7/8)
+		g.grow(now)
+	default:
+		if g.held++; g.held >= heldRounds {
+			g.grow(now)
 		}
 	}
-	stretch := now.second / g.base.second
-	switch doubt := math.Exp(2 * math.Hypot(now.spread, g.base.spread)); {
-	case stretch > queueMuch*doubt:
-		g.trial = &now
-		g.limit = max(1, now.atOnce*queueAim/stretch)
-	case stretch < queueNone:
-		if g.base.spread > now.spread || stretch < 1 {
-			g.base.spread = max(now.spread, g.base.spread*0.9)
-		}
-		g.base.second += (now.second - g.base.second) / 8
-		if now.atOnce > 0.8*g.limit {
-			g.limit = min(g.max, g.limit*1.5)
-		}
+}
+
+// grow raises the limit if it is what holds requests back.
+func (g *gradient) grow(now timing) {
+	g.held = 0
+	if now.atOnce > 0.8*g.limit {
+		g.limit = min(g.max, g.limit*1.5)
 	}
+}
+
+// undo ends a trial, and reports whether the cut was undone: it made nothing faster.
+func (g *gradient) undo(now timing) bool {
+	before := g.trial
+	if g.trial = nil; before == nil {
+		return false
+	}
+	faster, fewer := before.log-now.log, math.Log(before.atOnce/now.atOnce)
+	if slower := -faster; slower > max(0.1, 2*math.Hypot(before.err, now.err)) {
+		return false // the replica itself has changed
+	}
+	if faster >= queueShare*fewer {
+		return false
+	}
+	g.base = *before
+	g.base.log -= math.Log(queueNone)
+	g.limit = min(g.max, before.atOnce*queueNone)
+	return true
 }
