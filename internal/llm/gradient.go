@@ -12,6 +12,8 @@ const (
 	// queueShare is by how much faster requests must be for each part fewer of them, in logarithms,
 	// for those that were held back to have been waiting. It is 1 where all of them were.
 	queueShare = 0.7
+	// doubts is how many standard errors a difference must be beyond.
+	doubts = 3
 	// prefillWork is what a request costs beside the tokens of its answer, in tokens.
 	prefillWork = 16
 	// minReplies is how many replies a round has at least, and heldRounds for how many
@@ -106,19 +108,17 @@ func (g *gradient) decide(now timing) {
 	if g.undo(now) {
 		return
 	}
-	slower := now.log - g.base.log
-	switch doubt := 2 * math.Hypot(now.err, g.base.err); {
-	case slower > math.Log(queueMuch)+doubt:
-		g.trial, g.held = &now, 0
-		g.limit = max(1, now.atOnce*queueAim/math.Exp(slower))
-	case slower < math.Log(queueNone):
+	slower, doubt := now.log-g.base.log, math.Hypot(now.err, g.base.err)
+	if slower < math.Log(queueNone)+doubt {
 		g.base.log += (now.log - g.base.log) / 8
 		g.base.err = max(now.err/2, g.base.err*7/8)
+	}
+	switch g.held++; {
+	case slower > math.Log(queueMuch)+doubts*doubt:
+		g.trial, g.held = &now, 0
+		g.limit = max(1, now.atOnce*queueAim/math.Exp(slower))
+	case slower < math.Log(queueNone) || g.held >= heldRounds:
 		g.grow(now)
-	default:
-		if g.held++; g.held >= heldRounds {
-			g.grow(now)
-		}
 	}
 }
 
@@ -137,10 +137,9 @@ func (g *gradient) undo(now timing) bool {
 		return false
 	}
 	faster, fewer := before.log-now.log, math.Log(before.atOnce/now.atOnce)
-	if slower := -faster; slower > max(0.1, 2*math.Hypot(before.err, now.err)) {
-		return false // the replica itself has changed
-	}
-	if faster >= queueShare*fewer {
+	doubt := doubts * math.Hypot(before.err, now.err)
+	if -faster > max(0.1, doubt) || // the replica itself has changed
+		faster > max(queueShare*fewer, min(doubt, fewer)) {
 		return false
 	}
 	g.base = *before
