@@ -69,7 +69,7 @@ type ceiling struct {
 }
 
 func newCeiling(now time.Time) ceiling {
-	return ceiling{most: firstAtOnce / 2, rate: 8 * firstAtOnce / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
+	return ceiling{left: firstAtOnce, most: firstAtOnce / 2, rate: 8 * firstAtOnce / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
 }
 
 // excess is what growth adds, as a share.
@@ -111,7 +111,9 @@ func (c *ceiling) advance(now time.Time, waiting bool) {
 	}
 	perSecond := c.perSecond()
 	burst := max(1, perSecond*0.01) // no timer is finer
-	c.left = min(burst, c.left+perSecond*passed.Seconds())
+	if c.left < burst {
+		c.left = min(burst, c.left+perSecond*passed.Seconds())
+	}
 }
 
 // young reports whether c is still learned.

@@ -37,6 +37,7 @@ type gradient struct {
 
 	base   timing  // without a queue
 	early  sample  // of the first requests
+	asked  int     // of these under way
 	began  float64 // in flight when the round began
 	settle int     // replies of the round still to be left out
 	round  sample
@@ -55,9 +56,9 @@ type sample struct {
 	n, atOnce, log, squares float64
 }
 
-func (s *sample) add(atOnce int, log float64) {
+func (s *sample) add(atOnce, log float64) {
 	s.n++
-	s.atOnce += float64(atOnce)
+	s.atOnce += atOnce
 	s.log += log
 	s.squares += log * log
 }
@@ -71,27 +72,40 @@ func newGradient(atOnce int) gradient {
 	return gradient{max: float64(atOnce), limit: float64(atOnce)}
 }
 
-// learn takes in a reply to one of so many requests.
-func (g *gradient) learn(atOnce int, u Usage, seconds float64) {
+// take notes that t is sent. The first requests are told apart, since the first replies
+// would be the short ones.
+func (g *gradient) take(t *turn) {
+	if t.early = t.atOnce <= firstAtOnce && int(g.early.n)+g.asked < firstAtOnce; t.early {
+		g.asked++
+	}
+}
+
+// ended notes that t has ended, whatever came of it.
+func (g *gradient) ended(t *turn) {
+	if t.early {
+		g.asked--
+	}
+}
+
+// learn takes in the reply to t.
+func (g *gradient) learn(t *turn, u Usage, seconds float64) {
 	if seconds <= 0 {
 		return
 	}
-	log, n := math.Log(seconds/(float64(u.CompletionTokens)+prefillWork)), float64(atOnce)
+	log, n := math.Log(seconds/(float64(u.CompletionTokens)+prefillWork)), float64(t.atOnce)
 	switch {
-	case g.early.n < firstAtOnce:
-		if atOnce > firstAtOnce {
-			return
-		}
-		if g.early.add(atOnce, log); g.early.n == firstAtOnce {
+	case t.early:
+		if g.early.add(n, log); g.early.n == firstAtOnce {
 			g.base = g.early.timing()
 			g.begin(n)
 		}
+	case g.early.n < firstAtOnce:
 	case n < g.began/queueNone || n > g.began*queueNone:
 		g.begin(n) // it isn't steady
 	case g.settle > 0:
 		g.settle--
 	default:
-		if g.round.add(atOnce, log); g.round.n >= max(minReplies, g.began) {
+		if g.round.add(n, log); g.round.n >= max(minReplies, g.began) {
 			g.decide(g.round.timing())
 			g.begin(n)
 		}

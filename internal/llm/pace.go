@@ -45,6 +45,7 @@ type turn struct {
 	atOnce    int     // requests in flight to the replica, with this one
 	perSecond float64 // the rate that it was sent at
 	paced     bool    // that rate held it back, or would have held the next one
+	early     bool    // one of the first requests to the replica
 	charge    charge  // what it takes of the allowance
 }
 

@@ -206,12 +206,14 @@ func (r *replica) take(t *turn, now time.Time) {
 	r.inFlight++
 	t.replica, t.sent, t.atOnce = r, now, r.inFlight
 	r.ceiling.take(t)
+	r.gradient.take(t)
 	r.breaker.take(t)
 }
 
 // settle learns from what became of t, and reports whether r is found to be out.
 func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
 	r.inFlight--
+	r.gradient.ended(t)
 	r.ceiling.advance(now, r.waiting.Len() > 0)
 	if !o.sent || o.aborted {
 		r.ceiling.giveBack(t)
@@ -231,7 +233,7 @@ func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
 		}
 		r.ceiling.accepted(t.atOnce, now)
 		if o.err == nil {
-			r.gradient.learn(t.atOnce, o.usage, o.seconds)
+			r.gradient.learn(t, o.usage, o.seconds)
 		}
 	}
 	if at := now.Add(pause); at.After(r.resume) {
