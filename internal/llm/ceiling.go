@@ -52,14 +52,15 @@ type ceiling struct {
 	provenAt             time.Time // when the second began
 
 	born     time.Time
-	from     time.Time // what follows is counted from here on
-	sent     float64   // and not refused
-	since    time.Time // the last refusal
-	lowered  time.Time // when the number at once was, since it last grew
-	cut      time.Time // when the rate was last measured
-	paid     int       // requests accepted since
-	refusals int       // since it last grew
-	silences int       // refusals that left nothing in flight, with nothing accepted between them
+	from     time.Time     // what follows is counted from here on
+	lost     time.Duration // of that, by pauses
+	sent     float64       // and not refused
+	since    time.Time     // the last refusal
+	lowered  time.Time     // when the number at once was, since it last grew
+	cut      time.Time     // when the rate was last measured
+	paid     int           // requests accepted since
+	refusals int           // since it last grew
+	silences int           // refusals that left nothing in flight, with nothing accepted between them
 
 	paused  time.Time     // until when the replica asked to be left alone
 	catchUp time.Time     // until when what that has cost is made up for, by twice the rate
@@ -169,7 +170,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	grown := 1 + c.excess()
 	switch {
 	case !byRate:
-		c.rate = min(c.rate*grown, max(c.rate, 4*c.sent/max(doubling, now.Sub(c.from)).Seconds()))
+		c.rate = min(c.rate*grown, max(c.rate, 4*c.sent/max(doubling, c.counted(now)).Seconds()))
 	case !t.sent.Before(c.cut): // else it says nothing new
 		c.measure(t, now)
 	}
@@ -182,7 +183,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 		c.most *= grown
 	}
 	if c.growing {
-		c.from, c.sent = now, 0
+		c.count(now)
 	}
 	if many := int(manyRefusals + c.rate/20); c.refusals == many && !c.young(now) {
 		c.born = now
@@ -195,12 +196,13 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 			return backoff(c.silences)
 		}
 	}
-	if pause > 0 && now.Add(pause).After(c.paused) {
-		c.paused = now.Add(pause)
+	if until := now.Add(pause); until.After(c.paused) && pause > 0 {
+		longer := until.Sub(c.paused)
+		c.paused = until
 		if (byRate || t.paced) && !c.strict {
-			c.catchUp, c.steady = c.paused.Add(pause), steady
+			c.catchUp, c.steady = until.Add(pause), steady
 		} else {
-			c.from = c.from.Add(pause)
+			c.lost += min(pause, longer)
 			c.price = 25 * pause
 		}
 	}
@@ -209,7 +211,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 
 // measure sets the rate by a refusal of t.
 func (c *ceiling) measure(t *turn, now time.Time) {
-	took := now.Sub(c.from)
+	took := c.counted(now)
 	if !c.growing && c.sent < 20 && took < 2*time.Second {
 		return // too short
 	}
@@ -224,7 +226,16 @@ func (c *ceiling) measure(t *turn, now time.Time) {
 	}
 	c.rate = max(leastRate, was/8, c.rate*rateMargin)
 	c.left = min(c.left, 0)
-	c.from, c.sent, c.cut = now, 0, now
+	c.cut = now
+	c.count(now)
+}
+
+// count begins to count anew.
+func (c *ceiling) count(now time.Time) { c.from, c.sent, c.lost = now, 0, 0 }
+
+// counted is for how long it has counted, without pauses that nothing made up for.
+func (c *ceiling) counted(now time.Time) time.Duration {
+	return max(time.Millisecond, now.Sub(c.from)-c.lost)
 }
 
 func (c *ceiling) catchingUp() bool { return c.at.Before(c.catchUp) && c.at.After(c.paused) }

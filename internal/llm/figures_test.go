@@ -263,19 +263,6 @@ func press(t *testing.T, m capacity, inFlight int, during time.Duration, changes
 			}
 		})
 	}
-	if testing.Verbose() {
-		wg.Go(func() {
-			for time.Since(c.start) < during {
-				time.Sleep(2 * time.Second)
-				client.pace.mu.Lock()
-				r := client.pace.replicas[0]
-				now := time.Since(c.start)
-				client.pace.mu.Unlock()
-				f := c.between(now-2*time.Second, now)
-				t.Logf("%4.0fs %s inFlight %d most %.1f rate %.1f excess %.2f limit %.1f base %.4f strict %v", now.Seconds(), fmt.Sprintf("%+.3v", f), r.inFlight, r.ceiling.most, r.ceiling.rate, r.ceiling.excess(), r.gradient.limit, r.gradient.base.log, r.ceiling.strict)
-			}
-		})
-	}
 	wg.Wait()
 	return c
 }
