@@ -92,14 +92,14 @@ func (c *ceiling) perSecond() float64 {
 	return c.rate * (1 + c.excess())
 }
 
-// advance moves c to now. Growth counts only while requests wait for it.
-func (c *ceiling) advance(now time.Time, waiting bool) {
+// advance moves c to now. It grows only while requests press against it.
+func (c *ceiling) advance(now time.Time, pressed bool) {
 	passed := now.Sub(c.at)
 	if passed <= 0 {
 		return
 	}
 	c.at = now
-	if c.growing && waiting {
+	if c.growing && pressed {
 		c.pressed += passed
 	}
 	if held := now.Sub(c.since); !c.growing {

@@ -22,6 +22,7 @@ type pace struct {
 	account   account
 	allowance allowance
 	replicas  []*replica
+	queued    int         // turns that wait
 	turns     int64       // so far
 	alarm     *time.Timer // gives turns when time alone has made room
 	wakes     time.Time   // when the alarm rings; zero while it doesn't
@@ -74,7 +75,7 @@ func (o *outage) Unwrap() error { return o.last }
 func newPace(e Endpoint, share func() float64, patience time.Duration) *pace {
 	p := &pace{patience: patience, allowance: newAllowance(e, share, time.Now())}
 	for _, url := range e.urls() {
-		p.replicas = append(p.replicas, newReplica(url, e.atOnce(), time.Now()))
+		p.replicas = append(p.replicas, newReplica(url, e.atOnce(), &p.queued, time.Now()))
 	}
 	p.alarm = time.AfterFunc(time.Hour, p.ring)
 	p.alarm.Stop()
@@ -212,11 +213,7 @@ func (p *pace) next(now time.Time) (first *turn, where *replica) {
 
 // change is how long it is until time alone may make room; 0 is never.
 func (p *pace) change(now time.Time) (wait time.Duration) {
-	waiting := false
-	for _, r := range p.replicas {
-		waiting = waiting || r.waiting.Len() > 0
-	}
-	if !waiting {
+	if p.queued == 0 {
 		return 0
 	}
 	for _, r := range p.replicas {
@@ -252,7 +249,7 @@ func (p *pace) loseHope(now time.Time) {
 // try it.
 func (p *pace) dismiss(refusal error) {
 	for _, r := range p.replicas {
-		for _, t := range r.queued() {
+		for _, t := range r.all() {
 			if p.account.closedTo(t) != nil {
 				r.end(t, refusal)
 			}

@@ -21,6 +21,7 @@ type replica struct {
 	max int
 
 	waiting  list.List // of *turn
+	queued   *int      // turns that wait at all replicas
 	inFlight int
 	resume   time.Time // nothing is sent before it
 	ceiling  ceiling
@@ -31,8 +32,8 @@ type replica struct {
 	full    time.Time // when it last did
 }
 
-func newReplica(url string, atOnce int, now time.Time) *replica {
-	return &replica{url: url, max: atOnce, ceiling: newCeiling(now), gradient: newGradient(atOnce)}
+func newReplica(url string, atOnce int, queued *int, now time.Time) *replica {
+	return &replica{url: url, max: atOnce, queued: queued, ceiling: newCeiling(now), gradient: newGradient(atOnce)}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -100,7 +101,7 @@ func (p *pace) destination(t *turn, now time.Time) *replica {
 
 // rehome moves what waits for a replica that is out.
 func (p *pace) rehome(r *replica, now time.Time) {
-	for _, t := range r.queued() {
+	for _, t := range r.all() {
 		if to := p.home(t); to != r {
 			r.remove(t)
 			to.push(t, now)
@@ -110,12 +111,13 @@ func (p *pace) rehome(r *replica, now time.Time) {
 
 func (r *replica) push(t *turn, now time.Time) {
 	t.replica = r
+	*r.queued++
 	if t.again {
 		t.place = r.waiting.PushFront(t)
 	} else {
 		t.place = r.waiting.PushBack(t)
 	}
-	if !r.room(now) {
+	if r.inFlight >= r.limit() {
 		r.turnAway(now)
 	}
 }
@@ -123,6 +125,7 @@ func (r *replica) push(t *turn, now time.Time) {
 func (r *replica) remove(t *turn) {
 	r.waiting.Remove(t.place)
 	t.place = nil
+	*r.queued--
 }
 
 // end ends t without its being sent.
@@ -140,8 +143,8 @@ func (r *replica) head() *turn {
 	return nil
 }
 
-// queued is all turns that wait, as a list of its own.
-func (r *replica) queued() (all []*turn) {
+// all is the turns that wait, as a list of its own.
+func (r *replica) all() (all []*turn) {
 	for e := r.waiting.Front(); e != nil; e = e.Next() {
 		all = append(all, e.Value.(*turn))
 	}
@@ -158,6 +161,9 @@ func (r *replica) turnAway(now time.Time) {
 
 // turnsAway reports whether r has been full for long.
 func (r *replica) turnsAway(now time.Time) bool {
+	if t := r.head(); t != nil && now.Sub(t.since) >= spillAfter {
+		return true
+	}
 	return r.breaker.open || !r.crowded.IsZero() && now.Sub(r.crowded) >= spillAfter && now.Sub(r.full) <= spillAfter
 }
 
@@ -166,9 +172,16 @@ func (r *replica) limit() int {
 	return max(1, int(min(float64(r.max), r.ceiling.atOnce(), r.gradient.limit)))
 }
 
+// advance moves r to now. What waits for it presses against its ceiling, and so does what
+// would spill over to it.
+func (r *replica) advance(now time.Time) {
+	full := float64(r.inFlight+1) > r.ceiling.atOnce()
+	r.ceiling.advance(now, r.waiting.Len() > 0 || full && *r.queued > 0)
+}
+
 // room reports whether another request may be sent now.
 func (r *replica) room(now time.Time) bool {
-	r.ceiling.advance(now, r.waiting.Len() > 0)
+	r.advance(now)
 	return !now.Before(r.resume) && r.breaker.admits(now) && r.inFlight < r.limit() && r.ceiling.wait() == 0
 }
 
@@ -193,16 +206,14 @@ func (r *replica) change(now time.Time) (wait time.Duration) {
 	} else if r.ceiling.growing && r.limit() < r.max {
 		sooner(growthTick)
 	}
-	if r.waiting.Len() > 0 {
+	if t := r.head(); t != nil {
 		sooner(r.crowded.Add(spillAfter).Sub(now))
+		sooner(t.since.Add(spillAfter).Sub(now))
 	}
 	return wait
 }
 
 func (r *replica) take(t *turn, now time.Time) {
-	if r.waiting.Len() > 0 {
-		r.turnAway(now)
-	}
 	r.inFlight++
 	t.replica, t.sent, t.atOnce = r, now, r.inFlight
 	r.ceiling.take(t)
@@ -212,9 +223,9 @@ func (r *replica) take(t *turn, now time.Time) {
 
 // settle learns from what became of t, and reports whether r is found to be out.
 func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
+	r.advance(now)
 	r.inFlight--
 	r.gradient.ended(t)
-	r.ceiling.advance(now, r.waiting.Len() > 0)
 	if !o.sent || o.aborted {
 		r.ceiling.giveBack(t)
 		r.breaker.ended(t)

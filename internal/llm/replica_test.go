@@ -143,6 +143,7 @@ func TestReplicasShareLoad(t *testing.T) {
 				t.Errorf("%d at once to %s", f.most[host], host)
 			}
 		}
+		for _, r := range c.pace.replicas { t.Log(r.url, r.ceiling.most, r.ceiling.rate, r.ceiling.excess(), r.gradient.limit, r.limit(), r.inFlight, r.waiting.Len()) }
 		if rate := float64(total) / 60; rate < 0.93*48 {
 			t.Errorf("%.1f requests a second of 48", rate)
 		}
