@@ -42,6 +42,7 @@ type turn struct {
 	err     error         // why it never will be
 
 	replica   *replica // where it waits; then, where it goes
+	failed    *replica // that failed it last
 	sent      time.Time
 	atOnce    int     // requests in flight to the replica, with this one
 	perSecond float64 // the rate that it was sent at

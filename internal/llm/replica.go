@@ -30,6 +30,7 @@ type replica struct {
 
 	crowded time.Time // since when it turns requests away
 	full    time.Time // when it last did
+	spilled time.Time // when one of those last went to another
 }
 
 func newReplica(url string, atOnce int, queued *int, now time.Time) *replica {
@@ -53,9 +54,10 @@ func (r *replica) affinity(prefix uint32) uint64 {
 	return x ^ x>>31
 }
 
-// home is where t waits: the best replica for its prefix of those that aren't out.
+// home is where t waits: the best replica for its prefix of those that aren't out and that
+// haven't just failed it.
 func (p *pace) home(t *turn) *replica {
-	return p.best(t, func(r *replica) bool { return !r.breaker.open })
+	return p.best(t, func(r *replica) bool { return !r.breaker.open && r != t.failed })
 }
 
 // best is the best replica for t that will do, or else the best one.
@@ -73,30 +75,28 @@ func (p *pace) best(t *turn, do func(*replica) bool) (best *replica) {
 	return best
 }
 
-// destination is where t, the head of a queue, can go now, if anywhere: to where it waits; as a
-// trial to a replica that is out; or elsewhere, where it waits for one that has been full
-// for long.
+// destination is where t, the head of a queue, can go now, if anywhere: as a trial to a replica
+// that is out; to where it waits; or elsewhere, where that has been full for long.
 func (p *pace) destination(t *turn, now time.Time) *replica {
 	home := t.replica
-	if home.room(now) {
-		return home
-	}
-	if len(p.replicas) == 1 {
-		return nil
-	}
 	for _, r := range p.replicas {
-		if r.breaker.open && r.room(now) {
+		if r.breaker.open && r != t.failed && r.room(now) {
 			return r
 		}
 	}
-	if !home.turnsAway(now) {
+	if home.room(now) {
+		return home
+	}
+	if len(p.replicas) == 1 || !home.turnsAway(now) {
 		return nil
 	}
 	spill := func(r *replica) bool { return r.waiting.Len() == 0 && r.room(now) }
-	if r := p.best(t, spill); spill(r) {
-		return r
+	r := p.best(t, spill)
+	if !spill(r) {
+		return nil
 	}
-	return nil
+	home.spilled = now
+	return r
 }
 
 // rehome moves what waits for a replica that is out.
@@ -173,10 +173,10 @@ func (r *replica) limit() int {
 }
 
 // advance moves r to now. What waits for it presses against its ceiling, and so does what
-// would spill over to it.
+// spills over from it or would spill over to it.
 func (r *replica) advance(now time.Time) {
 	full := float64(r.inFlight+1) > r.ceiling.atOnce()
-	r.ceiling.advance(now, r.waiting.Len() > 0 || full && *r.queued > 0)
+	r.ceiling.advance(now, r.waiting.Len() > 0 || full && (*r.queued > 0 || now.Sub(r.spilled) < spillAfter))
 }
 
 // room reports whether another request may be sent now.
@@ -237,6 +237,7 @@ func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
 		r.breaker.answer(t)
 		pause = max(pause, r.ceiling.refused(t, r.inFlight, pause, now))
 	case passing(o.err):
+		t.failed = r
 		out = r.breaker.fail(t, o.err, now)
 	default:
 		if r.breaker.answer(t) {
