@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ func BenchmarkTurn(b *testing.B) {
 			header := http.Header{"X-Ratelimit-Limit-Requests": {"1000000000"}, "X-Ratelimit-Remaining-Requests": {"999999999"}}
 			b.SetParallelism(1024 / runtime.GOMAXPROCS(0))
 			b.ReportAllocs()
+			before := cpu(b)
 			b.RunParallel(func(pb *testing.PB) {
 				for n := uint32(0); pb.Next(); n++ {
 					t := &turn{prefix: n % 7, bytes: 20_000}
@@ -69,6 +71,17 @@ func BenchmarkTurn(b *testing.B) {
 					p.leave(t, outcome{sent: true, usage: Usage{PromptTokens: 5000, CompletionTokens: 500}, seconds: 1, header: header})
 				}
 			})
+			b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
 		})
 	}
+}
+
+// cpu is the time that this process has used: other processes may take most of the
+// machine's.
+func cpu(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -8,6 +8,8 @@ import (
 const (
 	// firstAtOnce is how many requests a replica gets at once before it is known.
 	firstAtOnce = 8
+	// firstRate is how many it gets a second.
+	firstRate = 512
 	// doubling is how long growth takes to double: from 8 to 1,024 at once in under two
 	// seconds, and refusals, which come fast, stop it long before the next doubling.
 	doubling = 250 * time.Millisecond
@@ -70,7 +72,7 @@ type ceiling struct {
 }
 
 func newCeiling(now time.Time) ceiling {
-	return ceiling{left: firstAtOnce, most: firstAtOnce / 2, rate: 8 * firstAtOnce / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
+	return ceiling{left: firstAtOnce, most: firstAtOnce / 2, rate: firstRate / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
 }
 
 // excess is what growth adds, as a share.
@@ -99,10 +101,13 @@ func (c *ceiling) advance(now time.Time, pressed bool) {
 		return
 	}
 	c.at = now
+	if now.Before(c.paused) {
+		return
+	}
 	if c.growing && pressed {
 		c.pressed += passed
 	}
-	if held := now.Sub(c.since); !c.growing {
+	if held := min(now.Sub(c.since), now.Sub(c.paused)); !c.growing {
 		switch young := c.young(now); {
 		case young && held >= doubling:
 			c.grow(10 * probeBy)
