@@ -204,10 +204,12 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	if until := now.Add(pause); until.After(c.paused) && pause > 0 {
 		longer := until.Sub(c.paused)
 		c.paused = until
-		if (byRate || t.paced) && !c.strict {
-			c.catchUp, c.steady = until.Add(pause), steady
-		} else {
+		if c.strict {
 			c.lost += min(pause, longer)
+		} else {
+			c.catchUp, c.steady = until.Add(pause), steady
+		}
+		if c.strict || !byRate && !t.paced {
 			c.price = 25 * pause
 		}
 	}

@@ -293,6 +293,7 @@ func TestFigures(t *testing.T) {
 		{"a rate, a tenth of a second saved up", func() capacity { return &rated{holds: 0.1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
 		{"a rate with Retry-After", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 256, 100, 1},
 		{"a rate with Retry-After-Ms", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: exact} }, 256, 100, 1},
+		{"a rate with Retry-After, near max_in_flight", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 128, 100, 1},
 		{"a number at once", func() capacity { return &crowded{latency: steady} }, 256, 64, 1},
 		{"a number at once, varying", func() capacity { return &crowded{latency: latency(1, s, 0.5)} }, 256, 64, 1},
 		{"a queue", func() capacity {
