@@ -185,7 +185,7 @@ func (c *Client) refusedError(status int, p problem, header http.Header) error {
 		hint = fmt.Sprintf("Check the access to model %s%s.", c.endpoint.Model, c.keyHint())
 	case status == http.StatusNotFound || status == http.StatusGone || status < 400 || p.matches(modelCode):
 		f.account = true
-		hint = fmt.Sprintf("Check base_url (%s) and model (%s).", c.endpoint.BaseURL, c.endpoint.Model)
+		hint = fmt.Sprintf("Check base_url (%s) and model (%s).", strings.Join(c.endpoint.urls(), ", "), c.endpoint.Model)
 	}
 	return c.fail(kind, f, hint)
 }

@@ -31,7 +31,8 @@ func (c *Client) Last() Served {
 }
 
 // Probe asks the endpoint for a word, as a request like r is asked, to learn which model
-// answers. It is sent whatever the journal holds, and not journaled.
+// answers. It is sent whatever the journal holds, and not journaled. It may try an account
+// that is refused.
 func (c *Client) Probe(ctx context.Context, r Request) (Served, error) {
 	r.Messages = []schemas.Message{{Role: "user", Content: "Say OK."}}
 	q, err := c.endpoint.question(r)
@@ -43,6 +44,7 @@ func (c *Client) Probe(ctx context.Context, r Request) (Served, error) {
 		return Served{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
 	}
 	apart := *c
+	apart.seen = c.pace.refusals()
 	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
 	answer, err := apart.persist(ctx, body)
 	return Served{answer.Model, answer.Fingerprint}, err

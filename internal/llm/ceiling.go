@@ -1,0 +1,248 @@
+package llm
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	// firstAtOnce is how many requests a replica gets at once before it is known.
+	firstAtOnce = 8
+	// firstRate is how many it gets a second.
+	firstRate = 512
+	// doubling is how long growth takes to double: from 8 to 1,024 at once in under two
+	// seconds, and refusals, which come fast, stop it long before the next doubling.
+	doubling = 250 * time.Millisecond
+	// growthTick is how often a growing ceiling is looked at while nothing else happens.
+	growthTick = 20 * time.Millisecond
+	// holdRequests is how many requests must be accepted for each one that was refused before
+	// more is tried, and holdFor how long that takes at least.
+	holdRequests = 60
+	holdFor      = 3 * time.Second
+	// probeBy is the first step above what is known.
+	probeBy = 0.01
+	// learnFor is how long a replica may be asked too much while it isn't known.
+	learnFor = 5 * time.Second
+	// manyRefusals, and as many more as make up 50 ms, are a change: all is learned anew.
+	manyRefusals = 10
+	// leastRate is what is always tried, in requests a second.
+	leastRate = 1. / 60
+	// rateMargin keeps the pace a little below the rate that was measured.
+	rateMargin = 0.995
+)
+
+// ceiling is how much a replica takes before it refuses (HTTP 429): so many requests at
+// once or so many a second, both unknown. It begins low and doubles, so that a burst
+// is stopped by the first refusals and not by the last. A refusal tells one of the two:
+// where more were in flight than was ever accepted lately, the number at once; else the
+// rate, which is measured rather than guessed: between two refusals a server's bucket went
+// from empty to empty, so what it accepted between them is its rate. Then the ceiling holds
+// until enough was accepted to pay for another refusal, and grows again, at first by a
+// hundredth, then ever faster.
+type ceiling struct {
+	most float64 // at once
+	rate float64 // requests a second
+
+	growing bool
+	step    float64       // by which growth began
+	pressed time.Duration // for which requests have waited since
+
+	left float64   // requests that rate allows now
+	at   time.Time // when it was that many
+
+	proven, provenBefore int       // most in flight of what was accepted, this second and the one before
+	provenAt             time.Time // when the second began
+
+	born     time.Time
+	from     time.Time     // what follows is counted from here on
+	lost     time.Duration // of that, by pauses
+	sent     float64       // and not refused
+	since    time.Time     // the last refusal
+	lowered  time.Time     // when the number at once was, since it last grew
+	cut      time.Time     // when the rate was last measured
+	paid     int           // requests accepted since
+	refusals int           // since it last grew
+	silences int           // refusals that left nothing in flight, with nothing accepted between them
+
+	paused  time.Time     // until when the replica asked to be left alone
+	catchUp time.Time     // until when what that has cost is made up for, by twice the rate
+	price   time.Duration // how long to hold for pauses that nothing makes up for
+	steady  bool          // a whole hold came before the pause
+	strict  bool          // it refuses who catches up
+}
+
+func newCeiling(now time.Time) ceiling {
+	return ceiling{left: firstAtOnce, most: firstAtOnce / 2, rate: firstRate / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
+}
+
+// excess is what growth adds, as a share.
+func (c *ceiling) excess() float64 {
+	if !c.growing {
+		return 0
+	}
+	return c.step * math.Exp2(min(50, float64(c.pressed)/float64(doubling)))
+}
+
+// atOnce is how many requests may be in flight.
+func (c *ceiling) atOnce() float64 { return c.most * (1 + c.excess()) }
+
+// perSecond is how many requests may be sent a second.
+func (c *ceiling) perSecond() float64 {
+	if c.catchingUp() {
+		return 2 * c.rate
+	}
+	return c.rate * (1 + c.excess())
+}
+
+// advance moves c to now. It grows only while requests press against it.
+func (c *ceiling) advance(now time.Time, pressed bool) {
+	passed := now.Sub(c.at)
+	if passed <= 0 {
+		return
+	}
+	c.at = now
+	if now.Before(c.paused) {
+		return
+	}
+	if c.growing && pressed {
+		c.pressed += passed
+	}
+	if held := min(now.Sub(c.since), now.Sub(c.paused)); !c.growing {
+		switch young := c.young(now); {
+		case young && held >= doubling:
+			c.grow(10 * probeBy)
+		case !young && c.paid >= holdRequests*min(c.refusals, 4) && held >= max(holdFor, c.price):
+			c.grow(probeBy)
+		}
+	}
+	perSecond := c.perSecond()
+	burst := max(1, perSecond*0.01) // no timer is finer
+	if c.left < burst {
+		c.left = min(burst, c.left+perSecond*passed.Seconds())
+	}
+}
+
+// young reports whether c is still learned.
+func (c *ceiling) young(now time.Time) bool { return now.Sub(c.born) < learnFor }
+
+func (c *ceiling) grow(step float64) {
+	c.growing, c.step, c.pressed, c.refusals, c.lowered = true, step, 0, 0, time.Time{}
+}
+
+// wait is how long it is until the rate allows another request.
+func (c *ceiling) wait() time.Duration {
+	if c.left >= 1-1e-9 {
+		return 0
+	}
+	return max(time.Microsecond, seconds((1-c.left)/c.perSecond()))
+}
+
+func (c *ceiling) take(t *turn) {
+	c.left--
+	c.sent++
+	t.perSecond, t.paced = c.perSecond(), c.left < 1
+}
+
+// giveBack forgets t, which was not sent, or refused.
+func (c *ceiling) giveBack(t *turn) {
+	if !t.sent.Before(c.from) {
+		c.sent--
+	}
+}
+
+// accepted notes a request that was not refused, and with how many at once it was sent.
+func (c *ceiling) accepted(atOnce int, now time.Time) {
+	if now.Sub(c.provenAt) > time.Second {
+		c.proven, c.provenBefore, c.provenAt = 0, c.proven, now
+	}
+	c.proven = max(c.proven, atOnce)
+	c.paid++
+	if c.silences > 2 {
+		*c = newCeiling(now) // what is known is of before
+	}
+	c.silences = 0
+}
+
+// refused learns from a refusal of t, which leaves others in flight, and returns how long
+// nothing should be sent.
+func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Time) time.Duration {
+	c.giveBack(t)
+	c.refusals++
+	proven := max(c.proven, c.provenBefore)
+	byNumber := float64(t.atOnce) > 0.95*float64(proven) && // refusals were in flight too
+		(c.lowered.IsZero() || t.sent.Sub(c.lowered) < 500*time.Millisecond) // else that hasn't helped
+	byRate := !byNumber || t.paced && c.cut.IsZero()
+	grown := 1 + c.excess()
+	switch {
+	case !byRate:
+		c.rate = min(c.rate*grown, max(c.rate, 4*c.sent/max(doubling, c.counted(now)).Seconds()))
+	case !t.sent.Before(c.cut): // else it says nothing new
+		c.measure(t, now)
+	}
+	if byNumber {
+		c.most = max(1, float64(others), float64(min(proven, t.atOnce-1)))
+		if c.lowered.IsZero() {
+			c.lowered = now
+		}
+	} else {
+		c.most *= grown
+	}
+	if c.growing {
+		c.count(now)
+	}
+	if many := int(manyRefusals + c.rate/20); c.refusals == many && !c.young(now) {
+		c.born = now
+	}
+	steady := now.Sub(c.since) >= holdFor
+	c.growing, c.since, c.paid, c.price = false, now, 0, 0
+	if others == 0 {
+		c.silences++
+		if pause == 0 {
+			return backoff(c.silences)
+		}
+	}
+	if until := now.Add(pause); until.After(c.paused) && pause > 0 {
+		longer := until.Sub(c.paused)
+		c.paused = until
+		if c.strict {
+			c.lost += min(pause, longer)
+		} else {
+			c.catchUp, c.steady = until.Add(pause), steady
+		}
+		if c.strict || !byRate && !t.paced {
+			c.price = 25 * pause
+		}
+	}
+	return pause
+}
+
+// measure sets the rate by a refusal of t.
+func (c *ceiling) measure(t *turn, now time.Time) {
+	took := c.counted(now)
+	if !c.growing && c.sent < 20 && took < 2*time.Second {
+		return // too short
+	}
+	if c.steady && c.catchingUp() {
+		c.strict = true
+	}
+	was, accepted := c.rate, c.sent/took.Seconds()
+	if c.growing && t.perSecond > 1.25*accepted {
+		c.rate = t.perSecond // a burst may have been saved up
+	} else {
+		c.rate = accepted
+	}
+	c.rate = max(leastRate, was/8, c.rate*rateMargin)
+	c.left = min(c.left, 0)
+	c.cut = now
+	c.count(now)
+}
+
+// count begins to count anew.
+func (c *ceiling) count(now time.Time) { c.from, c.sent, c.lost = now, 0, 0 }
+
+// counted is for how long it has counted, without pauses that nothing made up for.
+func (c *ceiling) counted(now time.Time) time.Duration {
+	return max(time.Millisecond, now.Sub(c.from)-c.lost)
+}
+
+func (c *ceiling) catchingUp() bool { return c.at.Before(c.catchUp) && c.at.After(c.paused) }
