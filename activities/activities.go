@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"precept/internal/config"
+	"precept/internal/fleet"
 	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/shard"
@@ -27,6 +28,7 @@ type Activities struct {
 
 	mu       sync.Mutex
 	clients  map[string]*llm.Client
+	members  []*fleet.Member // of those whose limits are shared
 	plans    map[schemas.Digest]*schemas.Plan
 	policies map[schemas.Digest]*policy.Policy
 	bases    map[string]schemas.ModelRef // weights that are known already
@@ -65,12 +67,29 @@ func (a *Activities) client(name string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := llm.NewClient(e, llm.Options{Journal: a.journal, Offline: a.offline})
-	if err != nil {
+	o := llm.Options{Journal: a.journal, Offline: a.offline}
+	var c *llm.Client
+	if !a.offline {
+		m := fleet.New(a.store, name, a.holder, fleet.Options{Demand: func() float64 { return c.Demand() }})
+		a.members, o.Share = append(a.members, m), m.Share
+	}
+	if c, err = llm.NewClient(e, o); err != nil {
 		return nil, err
 	}
 	a.clients[name] = c
 	return c, nil
+}
+
+// Close gives the worker's shares of the endpoints' limits back; nothing is sent after it.
+// It works even when ctx has ended. It is no method, since those are activities.
+func Close(ctx context.Context, a *Activities) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var closed sync.WaitGroup
+	for _, m := range a.members {
+		closed.Go(func() { m.Close(ctx) })
+	}
+	closed.Wait()
 }
 
 // policyOf returns a stored policy.

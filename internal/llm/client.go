@@ -31,6 +31,9 @@ type Options struct {
 	Attempts int // of one request; defaults to 4
 	// Offline makes a client that answers from the journal alone, and sends nothing.
 	Offline bool
+	// Share returns the part of the endpoint's limits that this process may use now. It is
+	// asked for before each request that they hold for. Defaults to always 1.
+	Share func() float64
 
 	// Transport sends the HTTP requests. Defaults to a pool of connections of
 	// the client's own.
@@ -88,7 +91,10 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	if inFlight == 0 {
 		inFlight = defaultMaxInFlight
 	}
-	c.pace = newPace(inFlight, e.RPM)
+	if o.Share == nil {
+		o.Share = func() float64 { return 1 }
+	}
+	c.pace = newPace(inFlight, e.RPM, o.Share)
 	base := o.Transport
 	if base == nil {
 		pool := http.DefaultTransport.(*http.Transport).Clone()

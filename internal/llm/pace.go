@@ -3,11 +3,8 @@ package llm
 import (
 	"container/list"
 	"context"
-	"math"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // maxPause bounds how long one reply can hold back a whole endpoint.
@@ -18,7 +15,7 @@ const maxPause = time.Minute
 // every round of successes; none while the endpoint asked to be left alone; at
 // most so many a minute.
 type pace struct {
-	rpm *rate.Limiter // nil without a limit
+	rpm *meter // nil without a limit
 
 	mu       sync.Mutex
 	waiting  list.List // of chan struct{}, closed when its turn has come
@@ -31,11 +28,10 @@ type pace struct {
 	alarm    time.Time // when turns are given next without anybody leaving
 }
 
-func newPace(maxInFlight, rpm int) *pace {
+func newPace(maxInFlight, rpm int, share func() float64) *pace {
 	p := &pace{max: maxInFlight, limit: maxInFlight}
 	if rpm > 0 {
-		perSecond := float64(rpm) / 60
-		p.rpm = rate.NewLimiter(rate.Limit(perSecond), int(max(1, math.Floor(perSecond))))
+		p.rpm = newMeter(rpm, share)
 	}
 	return p
 }
@@ -65,7 +61,7 @@ func (p *pace) enter(ctx context.Context) (entered time.Time, err error) {
 		return time.Time{}, ctx.Err()
 	}
 	if p.rpm != nil {
-		if err := p.rpm.Wait(ctx); err != nil {
+		if err := p.rpm.wait(ctx); err != nil {
 			p.leave(time.Time{}, nil, false)
 			return time.Time{}, err
 		}

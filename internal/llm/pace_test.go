@@ -164,7 +164,7 @@ func TestRPM(t *testing.T) {
 func TestPaceAdapts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		p := newPace(8, 0)
+		p := newPace(8, 0, nil)
 		limited := schemas.E("ask", "", schemas.RateLimited, nil)
 		turn := func(err error) {
 			entered, enterErr := p.enter(ctx)
@@ -216,7 +216,7 @@ func TestPaceAdapts(t *testing.T) {
 
 func TestEnterEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(1, 0)
+		p := newPace(1, 0, nil)
 		if _, err := p.enter(t.Context()); err != nil {
 			t.Fatal(err)
 		}
