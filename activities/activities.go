@@ -80,14 +80,14 @@ func (a *Activities) client(name string) (*llm.Client, error) {
 	return c, nil
 }
 
-// Close gives the worker's shares of the endpoints' limits back; nothing is sent after it.
-// It works even when ctx has ended. It is no method, since those are activities.
-func Close(ctx context.Context, a *Activities) {
+// Close gives the worker's shares of the endpoints' limits back; where there are limits,
+// nothing is sent after it. It is no method, since those are activities.
+func Close(a *Activities) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var closed sync.WaitGroup
 	for _, m := range a.members {
-		closed.Go(func() { m.Close(ctx) })
+		closed.Go(m.Close)
 	}
 	closed.Wait()
 }

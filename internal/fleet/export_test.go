@@ -24,9 +24,6 @@ var (
 	DemandOf = demandOf
 )
 
-// Used is the share that a member last came to, fresh or not, without wanting it.
-func (m *Member) Used() float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.share
-}
+// Has is the share that a member has while its lease is fresh; to ask for it is not to
+// want it.
+func (m *Member) Has() float64 { return m.has() }

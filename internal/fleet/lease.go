@@ -33,6 +33,7 @@ type lease struct {
 	key    string
 	etag   string // empty until it is written
 	state  state
+	claim  float64 // what is claimed in the store for sure
 	others map[string]other
 }
 
@@ -67,8 +68,9 @@ func (l *lease) claimed() (sum float64) {
 	return sum
 }
 
-// write writes the lease's state. It fails with errBuried where the lease is gone.
-func (l *lease) write(ctx context.Context) error {
+// write claims a part. It fails with errBuried where the lease is gone.
+func (l *lease) write(ctx context.Context, claim float64) error {
+	l.state.Claim, l.claim = claim, min(l.claim, claim)
 	for {
 		l.state.Beat++
 		body, err := json.Marshal(l.state)
@@ -81,7 +83,7 @@ func (l *lease) write(ctx context.Context) error {
 		kind := schemas.KindOf(err)
 		if kind != schemas.Conflict && kind != schemas.NotFound {
 			if err == nil {
-				l.etag = info.ETag
+				l.etag, l.claim = info.ETag, claim
 			}
 			return err
 		}

@@ -16,6 +16,8 @@ const (
 	renewEvery = 2 * time.Second
 	// A lease is lost when it was not renewed for so many renewals.
 	renewals = 4
+	// Who waits for room looks for it so many times between two renewals.
+	looks = 4
 	// idleAfter is how long a member stays that doesn't want to ask.
 	idleAfter = time.Minute
 )
@@ -89,9 +91,9 @@ func (m *Member) Share() float64 {
 	return m.share
 }
 
-// Close ends the membership: the share is 0 from now on, and others may have it. It works
-// even when ctx has ended.
-func (m *Member) Close(ctx context.Context) {
+// Close ends the membership: the share is 0 from now on, and others may have it. It waits
+// no longer than a lease time for the store.
+func (m *Member) Close() {
 	m.mu.Lock()
 	m.closed, m.share = true, 0
 	if m.stop != nil {
@@ -108,19 +110,16 @@ func (m *Member) run(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		err := m.renew(ctx, l)
-		switch {
-		case errors.Is(err, errBuried):
-			m.options.Log.Warn("the lease on the limits was lost; joining again", "lease", l.key)
+		if errors.Is(err, errBuried) {
+			m.options.Log.Warn("the lease on the limits had run out; joining again", "lease", l.key)
 			m.limit(0)
 			l = m.newLease()
-		case err != nil && ctx.Err() == nil:
-			m.options.Log.Warn("the lease on the limits is not renewed yet; nothing is sent when it is too old", "lease", l.key, "error", err)
+			err = m.renew(ctx, l)
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		if err != nil && ctx.Err() == nil {
+			m.options.Log.Warn("the lease on the limits is not renewed yet; nothing is sent once it is too old", "lease", l.key, "error", err)
 		}
-		if ctx.Err() != nil || m.idle() {
+		if m.await(ctx, l, tick.C); ctx.Err() != nil || m.idle() {
 			break
 		}
 	}
@@ -129,6 +128,27 @@ func (m *Member) run(ctx context.Context) {
 	defer cancel()
 	if err := m.store.Delete(ctx, l.key); err != nil {
 		m.options.Log.Warn("the lease on the limits was not removed; others wait until it has run out", "lease", l.key, "error", err)
+	}
+}
+
+// await waits for the time of the next renewal. Where the member has less than it claims, it
+// looks more often, since others may have made room.
+func (m *Member) await(ctx context.Context, l *lease, next <-chan time.Time) {
+	for {
+		var soon <-chan time.Time
+		if m.has() < l.claim-1e-6 { // but for rounding
+			soon = time.After(m.options.Renew / looks)
+		}
+		select {
+		case <-next:
+			return
+		case <-ctx.Done():
+			return
+		case <-soon:
+		}
+		looking, cancel := context.WithTimeout(ctx, m.options.Renew)
+		_ = m.look(looking, l) // the next renewal tells of errors
+		cancel()
 	}
 }
 
@@ -156,23 +176,37 @@ func (m *Member) renew(ctx context.Context, l *lease) error {
 	}
 	l.state.Demand = demandOf(m.options.Demand())
 	for range 2 {
-		l.state.Claim = l.part()
-		m.limit(l.state.Claim)
+		claim := l.part()
+		m.limit(claim)
 		begun := m.options.now()
-		if err := l.write(ctx); err != nil {
+		if err := l.write(ctx, claim); err != nil {
 			return err
 		}
 		m.fresh(begun)
-		if err := l.look(ctx); err != nil {
+		if err := m.look(ctx, l); err != nil {
 			return err
 		}
-		target := l.part()
-		m.raise(min(target, l.state.Claim, 1-l.claimed()))
-		if target == l.state.Claim {
+		if l.part() == claim {
 			break
 		}
 	}
 	return nil
+}
+
+// look looks at the others' leases, and raises the share as far as they leave room.
+func (m *Member) look(ctx context.Context, l *lease) error {
+	err := l.look(ctx)
+	if err == nil {
+		m.raise(min(l.part(), l.claim, 1-l.claimed()))
+	}
+	return err
+}
+
+// has is the share that the member has while its lease is fresh.
+func (m *Member) has() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.share
 }
 
 // limit lowers the share to at most a part.

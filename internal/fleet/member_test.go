@@ -1,7 +1,6 @@
 package fleet_test
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -38,9 +37,7 @@ func TestJoinAndLeave(t *testing.T) {
 		if len(keys) != 4 || !strings.HasPrefix(keys[0], "limits/api%2Eteacher%2F1/a-") || !strings.HasSuffix(keys[0], ".json") {
 			t.Errorf("the leases are %v", keys)
 		}
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		a.Close(ended)
+		a.Close()
 		if len(w.leases()) != 3 {
 			t.Errorf("the leases are %v", w.leases())
 		}
@@ -130,7 +127,7 @@ func TestBuriedTooLate(t *testing.T) {
 			if key == keys[0] {
 				tries++
 				a.cutOff(false)
-				time.Sleep(renew)
+				time.Sleep(renew + sampleEvery) // its next one
 			}
 		}
 		a.cutOff(true)
@@ -206,7 +203,7 @@ func TestUnreadable(t *testing.T) {
 			a := w.process("a", fleet.Options{})
 			w.stay(ttl, 0)
 			w.until(2*renew, 1)
-			a.Close(t.Context())
+			a.Close()
 			w.processes = nil
 		}
 	})

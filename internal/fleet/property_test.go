@@ -83,7 +83,7 @@ func TestSharesAddUp(t *testing.T) {
 					delete(running, e.Process)
 				case "close":
 					p.thaw()
-					go p.Close(t.Context())
+					go p.Close()
 					delete(running, e.Process)
 				case "freeze":
 					p.freeze()

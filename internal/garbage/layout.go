@@ -25,11 +25,12 @@ const (
 	Inputs      Kind = "inputs"
 	Policies    Kind = "policies"
 	Leases      Kind = "leases"
+	Limits      Kind = "limits" // leases on what endpoints allow
 	Journal     Kind = "journal"
 	Served      Kind = "served" // what has answered under a model's identity
 )
 
-var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Leases, Journal, Served}
+var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Leases, Limits, Journal, Served}
 
 // place is what a key says of its object.
 type place struct {
@@ -74,6 +75,8 @@ func locate(key string) (p place, ok bool) {
 		p.folder = strings.Join(parts[:min(n, 3)], "/")
 	case Leases:
 		ok = n == 2 && (isDigest(parts[1], ".json") || parts[1] == lease+".json")
+	case Limits:
+		ok = n == 3 && strings.HasSuffix(key, ".json")
 	case Served:
 		ok = n == 2 && isDigest(parts[1], ".json")
 	case Journal:

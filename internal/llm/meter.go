@@ -13,12 +13,13 @@ type meter struct {
 	share     func() float64
 	front     chan struct{} // holds whoever is next
 
-	mu     sync.Mutex
-	tokens float64
-	at     time.Time // when tokens was counted
-	sent   int       // since asked, as all below
-	held   bool      // somebody had to wait
-	asked  time.Time
+	mu      sync.Mutex
+	tokens  float64
+	at      time.Time // when tokens was counted
+	waiting int
+	since   time.Time // when somebody began to wait, where somebody does
+	sent    int       // since demand was asked for
+	asked   time.Time
 }
 
 // meterEvery bounds how long the share is taken for unchanged.
@@ -41,6 +42,8 @@ func (m *meter) burst(share float64) float64 {
 
 // wait waits until a request may be sent.
 func (m *meter) wait(ctx context.Context) error {
+	m.queue(+1)
+	defer m.queue(-1)
 	select {
 	case m.front <- struct{}{}:
 	case <-ctx.Done():
@@ -60,6 +63,15 @@ func (m *meter) wait(ctx context.Context) error {
 	}
 }
 
+func (m *meter) queue(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.waiting == 0 {
+		m.since = time.Now()
+	}
+	m.waiting += n
+}
+
 // take takes a token, or tells when to try again.
 func (m *meter) take() time.Duration {
 	share := m.share()
@@ -74,29 +86,28 @@ func (m *meter) take() time.Duration {
 		m.sent++
 		return 0
 	}
-	m.held = true
 	if rate <= 0 {
 		return meterEvery
 	}
 	return min(meterEvery, time.Duration((1-m.tokens)/rate*float64(time.Second))+time.Microsecond)
 }
 
-// demand is the part of the whole limit that was used since it was last called, and 1
-// where more would have been.
+// demand is the part of the whole limit that would have been used since it was last called,
+// and 1 where somebody waited all the time.
 func (m *meter) demand() float64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	used := float64(m.sent) / (m.perSecond * now.Sub(m.asked).Seconds())
-	if m.held {
-		used = 1
+	demand := float64(m.sent+m.waiting) / (m.perSecond * now.Sub(m.asked).Seconds())
+	if m.waiting > 0 && !m.since.After(m.asked) {
+		demand = 1
 	}
-	m.sent, m.held, m.asked = 0, false, now
-	return used
+	m.sent, m.asked = 0, now
+	return demand
 }
 
-// Demand is the part of the endpoint's limits that c used since Demand was last called; 1
-// where requests had to wait for its share of them, or for want of limits.
+// Demand is the part of the endpoint's limits that c would have used since Demand was last
+// called; 1 where requests waited for its share of them all the time, and where it has none.
 func (c *Client) Demand() float64 {
 	if c.pace.rpm == nil {
 		return 1
