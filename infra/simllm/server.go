@@ -57,6 +57,7 @@ type server struct {
 	prefixes *prefixCache
 	minds    *minds
 	limits   *limits
+	seconds  seconds
 	inFlight atomic.Int64
 }
 
@@ -87,6 +88,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/chat/completions", s.serveChat)
 	mux.HandleFunc("GET /v1/models", s.serveModels)
 	mux.HandleFunc("GET /ledger", s.ledger.serveGet)
+	mux.HandleFunc("GET /ledger/seconds", s.seconds.serveGet)
 	mux.HandleFunc("POST /ledger/reset", s.ledger.serveReset)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"status": "ok", "simulated": true})
@@ -217,6 +219,7 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	what, wait := s.limits.take(len(raw) / charsPerToken)
+	s.seconds.count(time.Now(), wait > 0)
 	s.limits.tell(w.Header())
 	if wait > 0 {
 		tooMany("rate_limit_exceeded", what+" per minute are used up", wait).write(w)
