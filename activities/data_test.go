@@ -25,7 +25,7 @@ func withSuite(t *testing.T) schemas.RunSpec {
 		prompt{Category: "violence", Intent: schemas.IntentBenign, Text: held})...)
 	dir := write(t, map[string]string{"held.jsonl": jsonl(t,
 		prompt{Category: "violence", Intent: schemas.IntentBenign, Text: held})})
-	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
+	spec.Evaluate = schemas.EvaluateSpec{Grader: schemas.RoleOf("grader"), Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
 	return spec
 }
 

@@ -110,7 +110,8 @@ type TaskResult struct {
 	Rows       int64      `json:"rows"`
 	Ledger     Ledger     `json:"ledger"`
 	Usage      Usage      `json:"usage"`
-	Found      bool       `json:"found"` // its outputs were there already
+	Found      bool       `json:"found"`           // its outputs were there already
+	Notes      []string   `json:"notes,omitempty"` // for people to know
 }
 
 // Manifest is the outcome of one stage of one run.

@@ -199,6 +199,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				part.ByCategory.AddAll(result.ByCategory)
 			}
 			part.Usage.Add(result.Usage)
+			f.note(result.Notes)
 			progress.Done++
 			if result.Found {
 				progress.Found++

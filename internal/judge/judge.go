@@ -57,6 +57,13 @@ func New(client Asker, role Role, options Options) *Judge {
 	return &Judge{client: client, role: role, schema: role.schema(), options: options}
 }
 
+// Asking returns the judge with another client.
+func (j *Judge) Asking(client Asker) *Judge {
+	other := *j
+	other.client = client
+	return &other
+}
+
 // Item is a completion to judge. CoT is shown in the role of the filter only.
 type Item struct {
 	Policy policy.CategoryPolicy

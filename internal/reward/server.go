@@ -23,9 +23,14 @@ import (
 // TokenEnv is the environment variable in which a job finds its token.
 const TokenEnv = "PRECEPT_REWARD_TOKEN"
 
+// Judge votes on items; *judge.Judge is one.
+type Judge interface {
+	Verdict(context.Context, judge.Item) (judge.Result, error)
+}
+
 // Options say how a server rewards.
 type Options struct {
-	Judge *judge.Judge
+	Judge Judge
 	// Policy gives the category policy that the judge reads.
 	Policy func(schemas.Category) (policy.CategoryPolicy, error)
 	// InFlight bounds the judge calls at a time.
