@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"precept/internal/fleet"
 	"precept/internal/shard"
+	"precept/internal/shard/shardtest"
 )
 
 const (
@@ -225,4 +227,31 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%d requests in ten renewals", n)
 		}
 	})
+}
+
+// TestS3 has members meet in a real store: one joins, one dies, one leaves.
+func TestS3(t *testing.T) {
+	s := shardtest.S3(t)
+	o := fleet.Options{Renew: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	member := func(name string) *process {
+		l := &line{Store: s, frozen: make(chan struct{}, 1), before: func(string, []byte) {}}
+		p := &process{fleet.New(l, endpoint, name, o), l, name}
+		t.Cleanup(p.Close)
+		return p
+	}
+	until := func(what string, want func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !want(); time.Sleep(sampleEvery) {
+			if time.Now().After(deadline) {
+				t.Fatal("not within a minute: ", what)
+			}
+		}
+	}
+	a, b, c := member("a"), member("b"), member("c")
+	until("the first alone", func() bool { return a.Share() == 1 })
+	until("three with equal shares", func() bool { return min(a.Share(), b.Share(), c.Share()) > 0.33 })
+	b.die()
+	until("the dead one's share returns", func() bool { return min(a.Share(), c.Share()) == 0.5 })
+	a.Close()
+	until("the other one's share returns", func() bool { return c.Share() == 1 })
 }
