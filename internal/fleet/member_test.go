@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,22 +123,20 @@ func TestBuriedTooLate(t *testing.T) {
 		w := newWorld(t)
 		a, b := w.process("a", fleet.Options{}), w.process("b", fleet.Options{})
 		w.until(3*renew, 0.5, 0.5)
-		keys, tries := w.leases(), 0
-		check := b.before
-		b.before = func(key string, body []byte) {
-			check(key, body)
+		keys, tries := w.leases(), atomic.Int64{}
+		b.watch(func(key string, _ []byte) {
 			if key == keys[0] {
-				tries++
+				tries.Add(1)
 				a.cutOff(false)
 				time.Sleep(renew + sampleEvery) // its next one
 			}
-		}
+		})
 		a.cutOff(true)
 		w.until(ttl, 0, 0.5)
 		w.until(ttl, 0.5, 0.5)
 		w.stay(ttl, 0.5, 0.5)
-		if got := w.leases(); tries != 1 || !slices.Equal(got, keys) {
-			t.Errorf("after %d tries to bury the first, the leases are %v, and were %v", tries, got, keys)
+		if got := w.leases(); tries.Load() != 1 || !slices.Equal(got, keys) {
+			t.Errorf("after %d tries to bury the first, the leases are %v, and were %v", tries.Load(), got, keys)
 		}
 	})
 }
@@ -165,15 +164,16 @@ func TestIdle(t *testing.T) {
 func TestDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		used := 1.0
+		var percent atomic.Int64
+		percent.Store(100)
 		w.process("a", fleet.Options{})
-		w.process("b", fleet.Options{Demand: func() float64 { return used }})
+		w.process("b", fleet.Options{Demand: func() float64 { return float64(percent.Load()) / 100 }})
 		w.until(3*renew, 0.5, 0.5)
-		used = 0
+		percent.Store(0)
 		w.until(3*renew, 1-fleet.LeastDemand, fleet.LeastDemand)
-		used = 0.2
+		percent.Store(20)
 		w.until(3*renew, 0.75, 0.25)
-		used = 1
+		percent.Store(100)
 		w.until(3*renew, 0.5, 0.5)
 	})
 }
@@ -234,7 +234,7 @@ func TestS3(t *testing.T) {
 	s := shardtest.S3(t)
 	o := fleet.Options{Renew: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	member := func(name string) *process {
-		l := &line{Store: s, frozen: make(chan struct{}, 1), before: func(string, []byte) {}}
+		l := &line{Store: s, frozen: make(chan struct{}, 1)}
 		p := &process{fleet.New(l, endpoint, name, o), l, name}
 		t.Cleanup(p.Close)
 		return p

@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +42,7 @@ func TestSharesAddUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
 			running := map[int]*process{}
-			wants := map[int]*float64{}
+			less := map[int]*atomic.Bool{}
 			sum := func() (sum float64) {
 				for _, p := range w.processes {
 					if !p.isFrozen() && !p.isDead() {
@@ -66,10 +67,14 @@ func TestSharesAddUp(t *testing.T) {
 				p := running[e.Process]
 				if p == nil {
 					if e.What == "start" {
-						demand := new(float64)
-						*demand = 1
-						wants[e.Process] = demand
-						p = w.process(fmt.Sprintf("worker-%d", e.Process), fleet.Options{Demand: func() float64 { return *demand }})
+						wantsLess := &atomic.Bool{}
+						less[e.Process] = wantsLess
+						p = w.process(named(e.Process), fleet.Options{Demand: func() float64 {
+							if wantsLess.Load() {
+								return 0.1
+							}
+							return 1
+						}})
 						if noisy {
 							p.random = rand.New(rand.NewPCG(seed, uint64(i)))
 						}
@@ -94,9 +99,9 @@ func TestSharesAddUp(t *testing.T) {
 				case "mend":
 					p.cutOff(false)
 				case "want":
-					*wants[e.Process] = 1
+					less[e.Process].Store(false)
 				case "want less":
-					*wants[e.Process] = 0.1
+					less[e.Process].Store(true)
 				}
 			}
 			for _, p := range w.processes {

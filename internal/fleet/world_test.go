@@ -51,7 +51,7 @@ func (w *world) process(name string, o fleet.Options) *process {
 	o.Log = slog.New(slog.DiscardHandler)
 	l := &line{Store: w.store, frozen: make(chan struct{}, 1)}
 	p := &process{fleet.New(l, endpoint, name, o), l, name}
-	l.before = func(key string, body []byte) {
+	l.watch(func(key string, body []byte) {
 		var lease struct {
 			Claim  float64
 			Buried bool // somebody else's, of the same name
@@ -59,7 +59,7 @@ func (w *world) process(name string, o fleet.Options) *process {
 		if strings.Contains(key, "/"+name+"-") && (json.Unmarshal(body, &lease) != nil || !lease.Buried && p.Has() > lease.Claim+1e-9) {
 			w.Errorf("%s uses %v and writes %s", name, p.Has(), body)
 		}
-	}
+	})
 	w.processes = append(w.processes, p)
 	return p
 }
@@ -131,7 +131,7 @@ type line struct {
 	random  *rand.Rand // where calls are slow and get lost
 	calls   int
 
-	before func(key string, body []byte) // before an object is written
+	before []func(key string, body []byte) // before an object is written
 }
 
 // freeze stops the process as SIGSTOP does.
@@ -237,7 +237,12 @@ func (l *line) Put(ctx context.Context, key string, body []byte, opts shard.PutO
 	if err != nil {
 		return shard.Info{}, err
 	}
-	l.before(key, body)
+	l.mu.Lock()
+	before := l.before
+	l.mu.Unlock()
+	for _, f := range before {
+		f(key, body)
+	}
 	info, err := l.Store.Put(context.WithoutCancel(ctx), key, body, opts)
 	if lost && len(body)%2 == 0 {
 		// The SDK tries again by itself, and hears of its own write.
@@ -289,6 +294,13 @@ func (l *line) List(ctx context.Context, prefix string) iter.Seq2[shard.Info, er
 			}
 		}
 	}
+}
+
+// watch calls f before an object is written.
+func (l *line) watch(f func(key string, body []byte)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.before = append(l.before, f)
 }
 
 func (l *line) count() (n int) {
