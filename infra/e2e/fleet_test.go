@@ -31,7 +31,8 @@ func TestFleet(t *testing.T) {
 		e.(map[string]any)["rpm"] = rpm
 	}
 	spec := s.many(14_000) // more tasks than workers ever have at a time
-	spec.Synthesize.Teacher, spec.Filter.Judge, spec.RL.Judge, spec.Evaluate.Grader = "sim-teacher", "sim-judge", "sim-judge", "sim-judge"
+	judge := schemas.RoleOf("sim-judge")
+	spec.Synthesize.Teacher, spec.Filter.Judge, spec.RL.Judge, spec.Evaluate.Grader = schemas.RoleOf("sim-teacher"), judge, judge, judge
 	ready := func(name string) {
 		s.await(name, time.Minute, func() bool {
 			log, err := os.ReadFile(filepath.Join(s.dir, name+".log"))
