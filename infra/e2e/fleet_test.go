@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,15 +17,16 @@ import (
 )
 
 // TestFleet has workers share an endpoint's limit: three begin, a fourth joins, one of the
-// first is killed. The endpoint refuses what is over the limit, and counts all by the second.
+// first is killed, another one frozen. The endpoint refuses what is over the limit, and counts
+// all by the second.
 func TestFleet(t *testing.T) {
 	const (
 		rpm       = 1200
 		perSecond = rpm / 60.
 		settled   = 15 * time.Second
 		measured  = 30 * time.Second
-		// What one of three members may send between two renewals of its lease.
-		slack = perSecond * 2 / 3
+		// What one of two members, the fewest here, may send between two renewals of its lease.
+		slack = perSecond * 2 / 2
 	)
 	s := newStack(t, "--rpm", fmt.Sprint(rpm), "--latency", "200ms")
 	for _, e := range s.config["endpoints"].(map[string]any) {
@@ -97,6 +99,15 @@ func TestFleet(t *testing.T) {
 	killed, _ := pass(settled)
 	leases(3)
 	check("one was killed", killed)
+	frozen := s.parts["worker-3"]
+	frozen.signal(syscall.SIGSTOP)
+	stopped, _ := pass(settled)
+	leases(2)
+	check("one is frozen", stopped)
+	frozen.signal(syscall.SIGCONT)
+	woke, _ := pass(settled)
+	leases(3)
+	check("it has woken", woke)
 
 	var came, limited, most, most10 int64
 	all := s.seconds()

@@ -43,7 +43,7 @@ func TestServedModel(t *testing.T) {
 	spec.Evaluate.Skip = true
 
 	taught := spec
-	taught.Synthesize.Teacher = "served"
+	taught.Synthesize.Teacher = schemas.RoleOf("served")
 	run := s.startRun("taught", taught)
 	report := s.report(run, 5*time.Minute)
 	s.sloppy(t, report, schemas.StageSynthesize, 3)
@@ -57,7 +57,7 @@ func TestServedModel(t *testing.T) {
 	}
 
 	judged := spec
-	judged.Filter.Judge, judged.Synthesize.MaxTokens = "served", 1024
+	judged.Filter.Judge, judged.Synthesize.MaxTokens = schemas.RoleOf("served"), 1024
 	run = s.startRun("judged", judged)
 	s.sloppy(t, s.report(run, 10*time.Minute), schemas.StageFilter, 3)
 }
