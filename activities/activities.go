@@ -67,15 +67,11 @@ func (a *Activities) client(name string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := llm.Options{Journal: a.journal, Offline: a.offline}
-	var c *llm.Client
-	if !a.offline {
-		m := fleet.New(a.store, name, a.holder, fleet.Options{Demand: func() float64 { return c.Demand() }})
-		a.members, o.Share = append(a.members, m), m.Share
-	}
-	if c, err = llm.NewClient(e, o); err != nil {
+	c, member, err := fleet.Client(a.store, a.holder, e, llm.Options{Journal: a.journal, Offline: a.offline})
+	if err != nil {
 		return nil, err
 	}
+	a.members = append(a.members, member)
 	a.clients[name] = c
 	return c, nil
 }
@@ -85,11 +81,7 @@ func (a *Activities) client(name string) (*llm.Client, error) {
 func Close(a *Activities) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var closed sync.WaitGroup
-	for _, m := range a.members {
-		closed.Go(m.Close)
-	}
-	closed.Wait()
+	fleet.Close(a.members...)
 }
 
 // policyOf returns a stored policy.

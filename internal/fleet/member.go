@@ -103,6 +103,15 @@ func (m *Member) Close() {
 	m.running.Wait()
 }
 
+// Close closes members together.
+func Close(members ...*Member) {
+	var closed sync.WaitGroup
+	for _, m := range members {
+		closed.Go(m.Close)
+	}
+	closed.Wait()
+}
+
 // run is a membership from when it joins until it leaves.
 func (m *Member) run(ctx context.Context) {
 	l := m.newLease()
