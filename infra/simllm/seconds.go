@@ -27,16 +27,13 @@ type seconds struct {
 func (s *seconds) count(now time.Time, limited bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last := len(s.all) - 1
-	if last < 0 || s.all[last].At < now.Unix() {
-		s.all = append(s.all, second{At: now.Unix()})
-		last++
+	if n := len(s.all); n == 0 || s.all[n-1].At < now.Unix() {
+		s.all = append(s.all[max(0, n+1-maxSeconds):], second{At: now.Unix()})
 	}
-	s.all = s.all[max(0, len(s.all)-maxSeconds):]
-	last = len(s.all) - 1
-	s.all[last].Came++
+	last := &s.all[len(s.all)-1]
+	last.Came++
 	if limited {
-		s.all[last].Limited++
+		last.Limited++
 	}
 }
 
