@@ -16,9 +16,14 @@ const (
 	// growthTick is how often a growing ceiling is looked at while nothing else happens.
 	growthTick = 20 * time.Millisecond
 	// holdRequests is how many requests must be accepted for each one that was refused before
-	// more is tried, and holdFor how long that takes at least.
+	// more is tried, and holdFor and holdAtMost bound how long that takes.
 	holdRequests = 60
 	holdFor      = 3 * time.Second
+	holdAtMost   = 20 * time.Second
+	// enough is how many requests must have been accepted to tell a rate by.
+	enough = 10
+	// fresh is how old a request may be that proves how many are accepted at once.
+	fresh = 2 * time.Second
 	// probeBy is the first step above what is known.
 	probeBy = 0.01
 	// learnFor is how long a replica may be asked too much while it isn't known.
@@ -68,6 +73,7 @@ type ceiling struct {
 	catchUp time.Time     // until when what that has cost is made up for, by twice the rate
 	price   time.Duration // how long to hold for pauses that nothing makes up for
 	steady  bool          // a whole hold came before the pause
+	spurned int           // refusals in a row of who caught up
 	strict  bool          // it refuses who catches up
 }
 
@@ -111,7 +117,7 @@ func (c *ceiling) advance(now time.Time, pressed bool) {
 		switch young := c.young(now); {
 		case young && held >= doubling:
 			c.grow(10 * probeBy)
-		case !young && c.paid >= holdRequests*min(c.refusals, 4) && held >= max(holdFor, c.price):
+		case !young && held >= max(holdFor, c.price) && (c.paid >= holdRequests*min(c.refusals, 4) || held >= holdAtMost):
 			c.grow(probeBy)
 		}
 	}
@@ -150,12 +156,14 @@ func (c *ceiling) giveBack(t *turn) {
 	}
 }
 
-// accepted notes a request that was not refused, and with how many at once it was sent.
-func (c *ceiling) accepted(atOnce int, now time.Time) {
+// accepted notes that t was not refused.
+func (c *ceiling) accepted(t *turn, now time.Time) {
 	if now.Sub(c.provenAt) > time.Second {
 		c.proven, c.provenBefore, c.provenAt = 0, c.proven, now
 	}
-	c.proven = max(c.proven, atOnce)
+	if now.Sub(t.sent) < fresh {
+		c.proven = max(c.proven, t.atOnce)
+	}
 	c.paid++
 	if c.silences > 2 {
 		*c = newCeiling(now) // what is known is of before
@@ -170,7 +178,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	c.refusals++
 	proven := max(c.proven, c.provenBefore)
 	byNumber := float64(t.atOnce) > 0.95*float64(proven) && // refusals were in flight too
-		(c.lowered.IsZero() || t.sent.Sub(c.lowered) < 500*time.Millisecond) // else that hasn't helped
+		(c.lowered.IsZero() || c.sent < enough || t.sent.Sub(c.lowered) < 500*time.Millisecond) // else that hasn't helped
 	byRate := !byNumber || t.paced && c.cut.IsZero()
 	grown := 1 + c.excess()
 	switch {
@@ -183,6 +191,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 		c.most = max(1, float64(others), float64(min(proven, t.atOnce-1)))
 		if c.lowered.IsZero() {
 			c.lowered = now
+			c.count(now)
 		}
 	} else {
 		c.most *= grown
@@ -219,11 +228,14 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 // measure sets the rate by a refusal of t.
 func (c *ceiling) measure(t *turn, now time.Time) {
 	took := c.counted(now)
-	if !c.growing && c.sent < 20 && took < 2*time.Second {
-		return // too short
+	if !c.growing && (c.sent < enough || c.sent < 2*enough && took < 2*time.Second) {
+		return // too little to go by
 	}
-	if c.steady && c.catchingUp() {
-		c.strict = true
+	if c.catchingUp() {
+		c.spurned++
+		c.strict = c.strict || c.steady || c.spurned > 3
+	} else {
+		c.spurned = 0
 	}
 	was, accepted := c.rate, c.sent/took.Seconds()
 	if c.growing && t.perSecond > 1.25*accepted {
