@@ -66,8 +66,10 @@ func (b *breaker) answer(t *turn) (closed bool) {
 	return closed
 }
 
-// backoff doubles with every attempt, with jitter, so that workers part.
+// backoff doubles with every attempt.
 func backoff(attempt int) time.Duration {
-	full := min(firstBackoff<<min(attempt-1, 10), maxBackoff)
-	return full/2 + rand.N(full/2)
+	return jitter(min(firstBackoff<<min(attempt-1, 10), maxBackoff))
 }
+
+// jitter is half of d and a part of the rest, so that workers part.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }

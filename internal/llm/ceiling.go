@@ -22,6 +22,8 @@ const (
 	holdAtMost   = 20 * time.Second
 	// enough is how many requests must have been accepted to tell a rate by.
 	enough = 10
+	// silence is after how long without one accepted what is known is of before.
+	silence = 5 * time.Second
 	// fresh is how old a request may be that proves how many are accepted at once.
 	fresh = 2 * time.Second
 	// probeBy is the first step above what is known.
@@ -67,7 +69,8 @@ type ceiling struct {
 	cut      time.Time     // when the rate was last measured
 	paid     int           // requests accepted since
 	refusals int           // since it last grew
-	silences int           // refusals that left nothing in flight, with nothing accepted between them
+	heard    time.Time     // when a request was last found to be accepted
+	silences int           // refusals that left nothing in flight, since then
 
 	paused  time.Time     // until when the replica asked to be left alone
 	catchUp time.Time     // until when what that has cost is made up for, by twice the rate
@@ -78,7 +81,7 @@ type ceiling struct {
 }
 
 func newCeiling(now time.Time) ceiling {
-	return ceiling{left: firstAtOnce, most: firstAtOnce / 2, rate: firstRate / 2, growing: true, step: 1, at: now, provenAt: now, born: now, from: now, since: now}
+	return ceiling{left: firstAtOnce, most: firstAtOnce / 2, rate: firstRate / 2, growing: true, step: 1, at: now, provenAt: now, born: now, heard: now, from: now, since: now}
 }
 
 // excess is what growth adds, as a share.
@@ -165,10 +168,10 @@ func (c *ceiling) accepted(t *turn, now time.Time) {
 		c.proven = max(c.proven, t.atOnce)
 	}
 	c.paid++
-	if c.silences > 2 {
+	if c.silences > 2 && now.Sub(c.heard) > silence {
 		*c = newCeiling(now) // what is known is of before
 	}
-	c.silences = 0
+	c.silences, c.heard = 0, now
 }
 
 // refused learns from a refusal of t, which leaves others in flight, and returns how long
@@ -207,7 +210,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	if others == 0 {
 		c.silences++
 		if pause == 0 {
-			return backoff(c.silences)
+			return jitter(growthTick << min(c.silences, 10))
 		}
 	}
 	if until := now.Add(pause); until.After(c.paused) && pause > 0 {
