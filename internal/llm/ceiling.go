@@ -64,6 +64,7 @@ type ceiling struct {
 	from     time.Time     // what follows is counted from here on
 	lost     time.Duration // of that, by pauses
 	sent     float64       // and not refused
+	bounced  float64       // and refused
 	since    time.Time     // the last refusal
 	lowered  time.Time     // when the number at once was, since it last grew
 	cut      time.Time     // when the rate was last measured
@@ -178,6 +179,7 @@ func (c *ceiling) accepted(t *turn, now time.Time) {
 // nothing should be sent.
 func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Time) time.Duration {
 	c.giveBack(t)
+	c.bounced++
 	c.refusals++
 	proven := max(c.proven, c.provenBefore)
 	byNumber := float64(t.atOnce) > 0.95*float64(proven) && // refusals were in flight too
@@ -231,7 +233,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 // measure sets the rate by a refusal of t.
 func (c *ceiling) measure(t *turn, now time.Time) {
 	took := c.counted(now)
-	if !c.growing && (c.sent < enough || c.sent < 2*enough && took < 2*time.Second) {
+	if !c.growing && c.sent < enough && (c.sent < 2 || c.bounced < enough) {
 		return // too little to go by
 	}
 	if c.catchingUp() {
@@ -253,7 +255,7 @@ func (c *ceiling) measure(t *turn, now time.Time) {
 }
 
 // count begins to count anew.
-func (c *ceiling) count(now time.Time) { c.from, c.sent, c.lost = now, 0, 0 }
+func (c *ceiling) count(now time.Time) { c.from, c.sent, c.bounced, c.lost = now, 0, 0, 0 }
 
 // counted is for how long it has counted, without pauses that nothing made up for.
 func (c *ceiling) counted(now time.Time) time.Duration {
