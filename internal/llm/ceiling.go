@@ -189,16 +189,16 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	byNumber := c.isNumber(t)
 	byRate := !byNumber || t.paced && c.measured.IsZero()
 	grown := 1 + c.excess() // which stays with the one that isn't to blame
-	if byNumber {
-		c.lower(t, others, now)
-	} else {
-		c.most *= grown
-	}
 	if !byRate {
 		accepted := c.sent / max(doubling, c.counted(now)).Seconds()
 		c.rate = min(c.rate*grown, max(c.rate, 4*accepted))
 	} else if !t.sent.Before(c.measured) { // else it says nothing new
 		c.measure(t, now)
+	}
+	if byNumber { // which begins another count
+		c.lower(t, others, now)
+	} else {
+		c.most *= grown
 	}
 	if c.growing {
 		c.count(now)
