@@ -32,7 +32,11 @@ func likedAndNot(t *testing.T, n int) string {
 // rounds runs a quota's rounds as the workflow does, and returns their draws.
 func (w *world) rounds() (draws []schemas.Draw) {
 	w.t.Helper()
-	w.imports().stage(schemas.StagePrompts)
+	if w.sums == nil {
+		w.imports()
+	}
+	w.stage(schemas.StagePrompts)
+	before := w.sums
 	for {
 		r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, First: w.draws == nil, Draws: w.draws})
 		if err != nil {
@@ -42,7 +46,7 @@ func (w *world) rounds() (draws []schemas.Draw) {
 		if r.Done {
 			return r.Draws
 		}
-		w.sums = w.sums[:1]
+		w.sums = slices.Clip(before)
 		w.stage(schemas.StageSynthesize)
 		w.stage(schemas.StageFilter)
 	}
@@ -130,7 +134,7 @@ func TestAQuotaOfNothing(t *testing.T) {
 	spec := imported(t, fivePrompts()[0])
 	spec.Quota = schemas.QuotaSpec{Accepted: 1, ByIntent: true}
 	dir := write(t, map[string]string{"held.jsonl": jsonl(t, fivePrompts()[0])})
-	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
+	spec.Evaluate = schemas.EvaluateSpec{Grader: schemas.RoleOf("grader"), Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
 	w := newWorld(t, spec, options{})
 	w.imports().stage(schemas.StagePrompts)
 	r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, First: true})

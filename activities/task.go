@@ -42,12 +42,14 @@ type work struct {
 	beat  *beat
 	stop  <-chan struct{} // closed when the worker begins to stop
 	trip  *tripwire       // nil where nothing is checked
+	batch *batches        // nil where models are asked online
 
 	mayMiss int64
 	retry   *schemas.Reason
 	// unasked counts, where models answer from the journal alone, the requests that would
 	// be sent at most.
 	unasked atomic.Int64
+	notes   notes
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -115,7 +117,14 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if spec := w.spec.Tripwires; !spec.Off && !req.Unchecked {
 		w.trip = &tripwire{spec: spec, usage: w.beat.usage}
 	}
+	if w.spec.ByBatch(w.stage) {
+		do = byBatch(do)
+	}
 	err = do(ctx, w)
+	if pending := (*pendingError)(nil); errors.As(err, &pending) {
+		result.Unfinished = &schemas.Unfinished{Pending: &pending.Pending}
+		return result, nil
+	}
 	if tripped := (*trippedError)(nil); errors.As(err, &tripped) {
 		return result, w.showRejected(ctx, tripped)
 	}
@@ -127,7 +136,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if err == nil && !ok {
 		err = schemas.Errorf("do task", task.Title, schemas.Internal, "it ended without writing its outputs")
 	}
-	result.Found = false
+	result.Found, result.Notes = false, w.notes.all()
 	return result, err
 }
 
@@ -188,7 +197,11 @@ func (w *work) client(name string) (*llm.Client, error) {
 	here := asked(client.Endpoint())
 	for _, m := range planned {
 		if schemas.DigestOf(m) == schemas.DigestOf(here) {
-			return client.Guarded(w.guard), nil
+			client = client.Guarded(w.guard)
+			if w.batch != nil {
+				client = client.Batched(w.batch.backlog(client))
+			}
+			return client, nil
 		}
 	}
 	return nil, schemas.Errorf("open endpoint", name, schemas.Conflict,

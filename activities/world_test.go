@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -39,6 +40,7 @@ type models struct {
 	script func(question) *reply // nil, or returns nil, for the usual reply
 	as     string                // how the models name themselves, as JSON fields
 	hosted bool                  // others serve them
+	batch  *provider             // takes batches; nil takes none
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -93,6 +95,32 @@ func vote(score int, action schemas.Action) *reply {
 		action, score, score, score, score)}
 }
 
+// written is a teacher's reply to a brief: a prompt that names what was asked for.
+func written(q question) *reply {
+	field := func(name string) string {
+		_, after, _ := strings.Cut(q.last(), name+": ")
+		line, _, _ := strings.Cut(after, "\n")
+		word, _, _ := strings.Cut(line, ":")
+		return word
+	}
+	return &reply{text: fmt.Sprintf("<prompt>\nA prompt of %s, %s: %d %s %s\n</prompt>", field("Category"), field("Intent"), q.Seed, field("Persona"), field("Style"))}
+}
+
+// told is a judge's label: a prompt's words say it, "of CATEGORY, INTENT". Others are of none.
+func told(q question) *reply {
+	category, intent := "none", "benign"
+	if m := ofTag.FindStringSubmatch(q.Messages[1].Content); m != nil {
+		category, intent = m[1], m[2]
+	}
+	return label(category, "none", intent)
+}
+
+var ofTag = regexp.MustCompile(`of ([a-z-]+), (harmful|borderline|benign)`)
+
+func label(category, second, intent string) *reply {
+	return &reply{text: fmt.Sprintf(`{"category":%q,"second":%q,"intent":%q,"reason":"because"}`, category, second, intent)}
+}
+
 func newModels(t testing.TB) *models {
 	m := &models{}
 	m.Server = httptest.NewServer(http.HandlerFunc(m.answer))
@@ -101,6 +129,10 @@ func newModels(t testing.TB) *models {
 }
 
 func (m *models) answer(w http.ResponseWriter, r *http.Request) {
+	if m.batch != nil && !strings.HasSuffix(r.URL.Path, "/chat/completions") {
+		m.batch.ServeHTTP(w, r)
+		return
+	}
 	var q question
 	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -114,7 +146,14 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	if script != nil {
 		say = script(q)
 	}
-	if say == nil && q.Model == "teacher" {
+	switch {
+	case say != nil:
+	case strings.HasPrefix(q.Messages[0].Content, "Role: generate\n"):
+		say = written(q)
+	case strings.HasPrefix(q.Messages[0].Content, "Role: classify\n"):
+		say = told(q)
+	}
+	if say == nil && strings.HasPrefix(q.Model, "teacher") {
 		say = thought(q.policy(), fmt.Sprintf("Answer %d to %s", q.Seed, q.last()))
 	} else if say == nil {
 		say = vote(10, schemas.ActionComply)
@@ -165,7 +204,7 @@ func (m *models) calls() map[string]int {
 func (m *models) endpoint(name string) llm.Endpoint {
 	return llm.Endpoint{
 		Name: name, Model: name, BaseURL: m.URL + "/v1", Provider: "test", Revision: "1", Simulated: !m.hosted,
-		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2,
+		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2, BatchDiscount: 0.5, BatchPoll: schemas.Duration(time.Millisecond),
 	}
 }
 
@@ -190,6 +229,10 @@ type options struct {
 	trainer trainer.Config
 	tries   int // of one request
 	keyEnv  string
+	change  func(*llm.Endpoint)
+	log     io.Writer // nil for none
+	// endpoints are more models than teacher, judge and grader.
+	endpoints []string
 }
 
 func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
@@ -207,9 +250,12 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 		o.trainer.WorkDir = t.TempDir()
 	}
 	c := config.Config{Endpoints: map[string]llm.Endpoint{}, Trainer: o.trainer, Models: map[string]string{"tiny": baseModel(t)}}
-	for _, name := range []string{"teacher", "judge", "grader"} {
+	for _, name := range append([]string{"teacher", "judge", "grader"}, o.endpoints...) {
 		e := o.models.endpoint(name)
 		e.APIKeyEnv = o.keyEnv
+		if o.change != nil {
+			o.change(&e)
+		}
 		c.Endpoints[name] = e
 	}
 	journal := shard.OpenJournal(o.store, shard.JournalOptions{Writer: o.holder, CompactEvery: -1})
@@ -229,7 +275,11 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 		}
 	}
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	logs := slog.New(slog.DiscardHandler)
+	if o.log != nil {
+		logs = slog.New(slog.NewTextHandler(o.log, nil))
+	}
+	suite.SetLogger(log.NewStructuredLogger(logs))
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(a)
 	return &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}
@@ -268,6 +318,7 @@ func (w *world) plans(stage schemas.Stage) schemas.PlanRef {
 func (w *world) does(stage schemas.Stage, plan schemas.PlanRef, index int) (schemas.TaskResult, error) {
 	w.t.Helper()
 	activity := map[schemas.Stage]any{
+		schemas.StageGenerate: w.Generate, schemas.StageClassify: w.Classify,
 		schemas.StagePrompts: w.Prompts, schemas.StageSynthesize: w.Synthesize, schemas.StageFilter: w.Filter,
 		schemas.StageCurate: w.Curate, schemas.StageSFT: w.SFT, schemas.StageRL: w.RL,
 		schemas.StageSample: w.Sample, schemas.StageGrade: w.Grade,
@@ -310,6 +361,9 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 
 // dataStages are those that make the training sets.
 var dataStages = []schemas.Stage{schemas.StagePrompts, schemas.StageSynthesize, schemas.StageFilter, schemas.StageCurate}
+
+// promptStages are those that make the prompts, where some are generated or classified.
+var promptStages = []schemas.Stage{schemas.StageGenerate, schemas.StageClassify, schemas.StagePrompts}
 
 // stages imports and runs stages.
 func (w *world) stages(stages ...schemas.Stage) *world {
@@ -462,10 +516,10 @@ func imported(t *testing.T, prompts ...prompt) schemas.RunSpec {
 		Name: "test", Base: "tiny",
 		Policy:     schemas.PolicySpec{Source: smallPolicy(t)},
 		Prompts:    schemas.PromptsSpec{Imports: []schemas.Import{{Path: filepath.Join(dir, "train.jsonl")}}},
-		Synthesize: schemas.SynthesizeSpec{Teacher: "teacher"},
-		Filter:     schemas.FilterSpec{Judge: "judge"},
-		RL:         schemas.RLSpec{Judge: "judge"},
-		Evaluate:   schemas.EvaluateSpec{Skip: true, Grader: "grader"},
+		Synthesize: schemas.SynthesizeSpec{Teacher: schemas.RoleOf("teacher")},
+		Filter:     schemas.FilterSpec{Judge: schemas.RoleOf("judge")},
+		RL:         schemas.RLSpec{Judge: schemas.RoleOf("judge")},
+		Evaluate:   schemas.EvaluateSpec{Skip: true, Grader: schemas.RoleOf("grader")},
 	}
 }
 

@@ -10,10 +10,11 @@
 //     of its category, a short summary of every other, style.md.
 //   - Prompt: messages, the last one the user's, with category, intent, language
 //     and source.
+//   - Label: what a judge says of a prompt's category and intent.
 //   - Completion: one sample of a model for a prompt: chain of thought (CoT),
 //     answer, finish reason.
 //   - Vote: one judge call's opinion of one completion. Verdict: the votes folded
-//     by their minimum.
+//     by their minimum, with how many votes it is over.
 //   - Example: one SFT row, messages without the policy, target with CoT and
 //     answer.
 //   - Rollout: one RL sample with its reward.

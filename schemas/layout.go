@@ -9,7 +9,9 @@ import (
 // The layout of the store. Every key ends in a file name.
 
 // RunKey is a run's ID as it stands in keys.
-func RunKey(run RunID) string { return strings.ReplaceAll(url.PathEscape(string(run)), ".", "%2E") }
+func RunKey(run RunID) string { return escape(string(run)) }
+
+func escape(name string) string { return strings.ReplaceAll(url.PathEscape(name), ".", "%2E") }
 
 // PlanObject is where a stage's plan lies.
 func PlanObject(run RunID, stage Stage) string {
@@ -31,6 +33,10 @@ func PartialObject(run RunID, stage Stage, key Key) string {
 	return RunObject(run, fmt.Sprintf("partial/%s/%s.json", stage, key))
 }
 
+// BatchesObject is where the record of a task's batches lies: what a provider was given and
+// has not answered yet.
+func BatchesObject(task Key) string { return fmt.Sprintf("batches/%s.json", task) }
+
 // JobObject is where a training job's result lies.
 func JobObject(key Key) string { return fmt.Sprintf("jobs/%s.json", key) }
 
@@ -46,4 +52,12 @@ func ModelPrefix(d Digest) string { return "models/" + string(d) }
 // CheckpointPrefix is the folder of a training job's checkpoint.
 func CheckpointPrefix(job Key, step int) string {
 	return fmt.Sprintf("checkpoints/%s/%08d", job, step)
+}
+
+// LimitPrefix begins the keys of the leases on an endpoint's limits.
+func LimitPrefix(endpoint string) string { return fmt.Sprintf("limits/%s/", escape(endpoint)) }
+
+// LimitObject is where a worker's lease on an endpoint's limits lies.
+func LimitObject(endpoint, worker string) string {
+	return LimitPrefix(endpoint) + escape(worker) + ".json"
 }

@@ -14,10 +14,12 @@ type Prompt struct {
 	ID       string    `json:"id" parquet:"id"`
 	Messages []Message `json:"messages" parquet:"messages,list"`
 	Category Category  `json:"category" parquet:"category,dict"`
-	Intent   Intent    `json:"intent" parquet:"intent,dict"`
-	Language string    `json:"language" parquet:"language,dict"`
-	Source   string    `json:"source" parquet:"source,dict"`
-	Family   string    `json:"family,omitempty" parquet:"family,dict"`
+	// Second is another category that a classified prompt belongs to; for people.
+	Second   Category `json:"second,omitempty" parquet:"second,dict"`
+	Intent   Intent   `json:"intent" parquet:"intent,dict"`
+	Language string   `json:"language" parquet:"language,dict"`
+	Source   string   `json:"source" parquet:"source,dict"`
+	Family   string   `json:"family,omitempty" parquet:"family,dict"`
 	// Expected is a suite's label: what a good answer does. It is empty for
 	// training prompts and never shown to a model.
 	Expected Action `json:"expected,omitempty" parquet:"expected,dict"`
@@ -75,8 +77,9 @@ type Vote struct {
 	Request     Key     `json:"request" parquet:"request"`
 }
 
-// Verdict is the votes on one completion, folded by their minimum. Early is true
-// when voting stopped because the verdict couldn't change any more.
+// Verdict is the votes on one completion, folded by their minimum. VoteCount is how many
+// votes the minimum is over. Early is true when voting stopped because the decision
+// couldn't change any more.
 type Verdict struct {
 	CompletionID string        `json:"completion_id" parquet:"completion_id"`
 	PromptID     string        `json:"prompt_id" parquet:"prompt_id"`
@@ -85,6 +88,7 @@ type Verdict struct {
 	Sample       int32         `json:"sample" parquet:"sample"`
 	Judge        ModelIdentity `json:"judge" parquet:"judge,dict"`
 	Score        float64       `json:"score" parquet:"score"`
+	VoteCount    int32         `json:"vote_count" parquet:"vote_count"`
 	Votes        []Vote        `json:"votes" parquet:"votes,list"`
 	Early        bool          `json:"early" parquet:"early"`
 	Reason       Reason        `json:"reason,omitempty" parquet:"reason,dict"`
@@ -111,6 +115,8 @@ type RLPrompt struct {
 	Prompt   []Message `json:"prompt" parquet:"prompt,list"`
 	Category Category  `json:"category" parquet:"category,dict"`
 	Intent   Intent    `json:"intent" parquet:"intent,dict"`
+	Language string    `json:"language" parquet:"language,dict"`
+	Source   string    `json:"source" parquet:"source,dict"`
 }
 
 // Rollout is one RL sample with its reward. Reward is absent, never 0, when the

@@ -35,10 +35,11 @@ type RunSpec struct {
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
 	// Refresh asks models anew in a stage, whatever they have answered before. Its value
 	// names the asking, so that the same run, started again, finds its answers.
-	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
+	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (generate\\, classify\\, synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
+	Mode      string           `json:"mode,omitempty" jsonschema:"enum=online,enum=batch,default=online,description=How synthesize and filter ask their models: online\\, or by the provider's Batch API\\, which answers within a day at a lower price"`
 	From      FromSpec         `json:"from,omitzero"`
 	MaxFailed float64          `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
-	Until     Stage            `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
+	Until     Stage            `json:"until,omitempty" jsonschema:"enum=generate,enum=classify,enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
 	Window    int              `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
@@ -59,31 +60,37 @@ type PolicySpec struct {
 
 // PromptsSpec says where prompts come from.
 type PromptsSpec struct {
-	Imports []Import `json:"imports,omitempty" jsonschema:"description=Files of prompts; by default the built-in ones"`
+	Imports []Import `json:"imports,omitempty" jsonschema:"description=Files of prompts; by default the built-in ones\\, or none where prompts are generated"`
 	Limit   int      `json:"limit,omitempty" jsonschema:"description=Use only the first N prompts of each file; 0 uses all"`
 	// RowsPerShard bounds a shard; a category's buckets are a power of two.
 	RowsPerShard int `json:"rows_per_shard,omitempty" jsonschema:"description=Most prompts a shard on average; by default 500 to 4000\\, by the run's size"`
 	// NearDuplicates is the share of its shingles that a prompt must share with an
 	// earlier one to be its duplicate.
 	NearDuplicates *float64 `json:"near_duplicates,omitempty" jsonschema:"default=0.8,description=Share of three-word runs that two prompts must have in common for the later one to be removed (0 to 1); 0 removes exact duplicates only"`
+
+	Classify ClassifySpec `json:"classify,omitzero"`
+	Generate GenerateSpec `json:"generate,omitzero"`
 }
 
 // Import is one file of prompts or of an evaluation suite.
 type Import struct {
-	Path   string `json:"path" jsonschema:"description=builtin\\, a file on the worker\\, or an s3:// URI"`
+	Path   string `json:"path" jsonschema:"description=builtin\\, a file on the worker\\, an s3:// URI\\, or hf://datasets/OWNER/NAME@REVISION/FILE of the Hugging Face Hub"`
 	Format string `json:"format,omitempty" jsonschema:"enum=jsonl,enum=csv,enum=parquet,description=By default told by the file's ending"`
 	Name   string `json:"name,omitempty" jsonschema:"description=The suite's name; by default the file's name"`
 	// Columns maps Precept's column names to the file's.
-	Columns  map[string]string `json:"columns,omitempty" jsonschema:"description=Precept's column (text\\, messages\\, system\\, category\\, intent\\, language\\, source\\, family\\, expected) to the file's"`
+	Columns  map[string]string `json:"columns,omitempty" jsonschema:"description=Precept's column (text\\, messages\\, system\\, category\\, intent\\, language\\, source\\, family\\, expected) to the file's; an empty name leaves the file's column out"`
 	Category Category          `json:"category,omitempty" jsonschema:"description=For rows without one"`
 	Intent   Intent            `json:"intent,omitempty" jsonschema:"enum=harmful,enum=borderline,enum=benign,description=For rows without one"`
 	Language string            `json:"language,omitempty" jsonschema:"default=en,description=For rows without one"`
 	Source   string            `json:"source,omitempty" jsonschema:"description=For rows without one; by default the file's name"`
+	Classify bool              `json:"classify,omitempty" jsonschema:"description=The judge tells the category and the intent of rows without one (prompts.classify)"`
+	MaxTurns int               `json:"max_turns,omitempty" jsonschema:"description=Most turns of a conversation; the last ones stay\\, down to the user's last; by default all"`
+	MaxChars int               `json:"max_chars,omitempty" jsonschema:"description=Longest prompt in characters; earlier turns go first\\, and a longer last turn is rejected as too long; by default any"`
 }
 
 // SynthesizeSpec is the teacher's part.
 type SynthesizeSpec struct {
-	Teacher     string   `json:"teacher,omitempty" jsonschema:"default=sim-teacher,description=An endpoint of the worker's configuration"`
+	Teacher     Role     `json:"teacher,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-teacher"`
 	Samples     int      `json:"samples,omitempty" jsonschema:"default=2,description=Completions a prompt"`
 	Temperature *float64 `json:"temperature,omitempty" jsonschema:"default=1,description=0 is greedy"`
 	MaxTokens   int      `json:"max_tokens,omitempty" jsonschema:"default=1024"`
@@ -91,7 +98,7 @@ type SynthesizeSpec struct {
 
 // FilterSpec is the judge's part.
 type FilterSpec struct {
-	Judge     string   `json:"judge,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Judge     Role     `json:"judge,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-judge"`
 	Votes     int      `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a completion; the minimum counts"`
 	Threshold *float64 `json:"threshold,omitempty" jsonschema:"default=0.7,description=Lowest score that is kept (0 to 1); 0 keeps all that got its votes"`
 	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=512,description=Longest reply of the judge\\, of the reward's too"`
@@ -125,7 +132,7 @@ type SFTSpec struct {
 // RLSpec is the reinforcement stage.
 type RLSpec struct {
 	Skip            bool    `json:"skip,omitempty"`
-	Judge           string  `json:"judge,omitempty" jsonschema:"default=sim-judge,description=The reward's endpoint"`
+	Judge           Role    `json:"judge,omitempty" jsonschema:"description=The reward's endpoint\\, or routes" jsonschema_extras:"default=sim-judge"`
 	Votes           int     `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
 	Steps           int     `json:"steps,omitempty" jsonschema:"default=8"`
 	Generations     int     `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
@@ -142,7 +149,7 @@ type EvaluateSpec struct {
 	Skip      bool     `json:"skip,omitempty"`
 	Suites    []Import `json:"suites,omitempty" jsonschema:"description=By default the built-in held-out suite"`
 	Arms      []Arm    `json:"arms,omitempty" jsonschema:"enum=base,enum=base+policy,enum=sft,enum=rl,description=By default all whose models exist"`
-	Grader    string   `json:"grader,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Grader    Role     `json:"grader,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-judge"`
 	Votes     int      `json:"votes,omitempty" jsonschema:"default=1"`
 	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=72,description=New tokens an answer"`
 	// PolicyArmPrompts bounds the arm base+policy, whose context is long.
@@ -159,7 +166,7 @@ type GatesSpec struct {
 	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"enum=approve,enum=reject,description=What is decided after the timeout"`
 }
 
-// TripwiresSpec says when the run pauses because rows of synthesize or filter come to
+// TripwiresSpec says when the run pauses because rows of generate, synthesize or filter come to
 // nothing: a bad prompt is to be noticed before all rows are spent on it. Every task
 // checks its own rows, and the run those of a stage so far.
 type TripwiresSpec struct {
@@ -202,6 +209,17 @@ func (t TripwiresSpec) Past(l Ledger, u Usage) string {
 	return ""
 }
 
+// The modes of a run.
+const (
+	ModeOnline = "online"
+	ModeBatch  = "batch"
+)
+
+// ByBatch reports whether a stage's models are asked by batch.
+func (s RunSpec) ByBatch(stage Stage) bool {
+	return s.Mode == ModeBatch && (stage == StageSynthesize || stage == StageFilter)
+}
+
 // Builtin is the path that names what is embedded in the worker.
 const Builtin = "builtin"
 
@@ -212,15 +230,16 @@ const DefaultBase = "HuggingFaceTB/SmolLM2-135M-Instruct"
 func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Seed, 1)
 	def(&s.Policy.Source, Builtin)
-	if len(s.Prompts.Imports) == 0 {
+	if len(s.Prompts.Imports) == 0 && !s.Generates() {
 		s.Prompts.Imports = []Import{{Path: Builtin}}
 	}
+	s.promptDefaults()
 	defPtr(&s.Prompts.NearDuplicates, 0.8)
-	def(&s.Synthesize.Teacher, "sim-teacher")
+	defRole(&s.Synthesize.Teacher, "sim-teacher")
 	def(&s.Synthesize.Samples, 2)
 	defPtr(&s.Synthesize.Temperature, 1)
 	def(&s.Synthesize.MaxTokens, 1024)
-	def(&s.Filter.Judge, "sim-judge")
+	defRole(&s.Filter.Judge, "sim-judge")
 	def(&s.Filter.Votes, 3)
 	defPtr(&s.Filter.Threshold, 0.7)
 	def(&s.Filter.MaxTokens, 512)
@@ -232,7 +251,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.SFT.MaxLength, 512)
 	def(&s.SFT.TrainableLayers, 15)
 	def(&s.SFT.SaveSteps, 20)
-	def(&s.RL.Judge, "sim-judge")
+	defRole(&s.RL.Judge, "sim-judge")
 	def(&s.RL.Votes, 1)
 	def(&s.RL.Steps, 8)
 	def(&s.RL.Generations, 4)
@@ -252,7 +271,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 			}
 		}
 	}
-	def(&s.Evaluate.Grader, "sim-judge")
+	defRole(&s.Evaluate.Grader, "sim-judge")
 	def(&s.Evaluate.Votes, 1)
 	def(&s.Evaluate.MaxTokens, 72)
 	def(&s.Evaluate.PolicyArmPrompts, 14)
@@ -272,6 +291,13 @@ func def[T comparable](p *T, v T) {
 	}
 }
 
+// defRole is def for a role.
+func defRole(r *Role, endpoint string) {
+	if len(*r) == 0 {
+		*r = RoleOf(endpoint)
+	}
+}
+
 // defPtr is def for a field whose zero value means something.
 func defPtr[T any](p **T, v T) {
 	if *p == nil {
@@ -280,7 +306,7 @@ func defPtr[T any](p **T, v T) {
 }
 
 // Refreshable are the stages that ask models or train them.
-var Refreshable = []Stage{StageSynthesize, StageFilter, StageSFT, StageRL, StageSample, StageGrade}
+var Refreshable = []Stage{StageGenerate, StageClassify, StageSynthesize, StageFilter, StageSFT, StageRL, StageSample, StageGrade}
 
 // Passes reports whether stage lies between the first and the last of the run, and isn't
 // skipped.
@@ -289,6 +315,10 @@ func (s RunSpec) Passes(stage Stage) bool {
 		return false
 	}
 	switch stage {
+	case StageGenerate:
+		return s.Generates()
+	case StageClassify:
+		return s.Classifies()
 	case StageSFT:
 		return !s.SFT.Skip
 	case StageRL:
@@ -350,7 +380,9 @@ func (s RunSpec) Validate() error {
 	}
 	for i, in := range s.Evaluate.Suites {
 		in.validate(&v, fmt.Sprintf("evaluate.suites[%d]", i))
+		in.isLabelled(&v, fmt.Sprintf("evaluate.suites[%d]", i))
 	}
+	s.validatePrompts(&v)
 	if s.Until != "" && (s.Until == StageReport || !slices.Contains(Stages, s.Until)) {
 		v.add("until", "is %q; the stages are %v", s.Until, Stages[:len(Stages)-1])
 	}
@@ -362,7 +394,13 @@ func (s RunSpec) Validate() error {
 			v.add("refresh."+string(stage), "is empty; give the asking a name, such as the day's date")
 		}
 	}
+	if !slices.Contains([]string{"", ModeOnline, ModeBatch}, s.Mode) {
+		v.add("mode", "is %q; use %s or %s", s.Mode, ModeOnline, ModeBatch)
+	}
 	s.validateFrom(&v)
+	for _, part := range s.roles() {
+		part.role.validate(&v, part.field)
+	}
 	v.atLeast("seed", s.Seed, 0)
 	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)
 	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 0, 5000)
@@ -438,11 +476,13 @@ func (s RunSpec) validateFrom(v *violations) {
 	}
 	for i, in := range f.Dataset {
 		in.validate(v, fmt.Sprintf("from.dataset[%d]", i))
+		in.isLabelled(v, fmt.Sprintf("from.dataset[%d]", i))
 	}
 	own := len(f.Dataset) > 0 || f.Model != ""
 	switch {
-	case f.Stage == StagePrompts || f.Stage == StageReport || !slices.Contains(Stages, f.Stage):
-		v.add("from.stage", "is %q; the stages to begin with are %v", f.Stage, Stages[1:len(Stages)-1])
+	case !StagePrompts.Before(f.Stage) || f.Stage == StageReport:
+		begin := Stages[slices.Index(Stages, StageSynthesize) : len(Stages)-1]
+		v.add("from.stage", "is %q; the stages to begin with are %v", f.Stage, begin)
 	case s.Until != "" && s.Until.Before(f.Stage):
 		v.add("from.stage", "is %s, behind the last stage %s", f.Stage, s.Until)
 	case !s.Passes(f.Stage):
@@ -476,12 +516,19 @@ func (in Import) validate(v *violations, field string) {
 	if in.Path == "" {
 		v.add(field+".path", "is missing")
 	}
+	if strings.HasPrefix(in.Path, HubScheme) {
+		if _, err := ParseHubPath(in.Path); err != nil {
+			v.add(field+".path", "can't be read: %v", err)
+		}
+	}
 	if in.Format != "" && !slices.Contains([]string{"jsonl", "csv", "parquet"}, in.Format) {
 		v.add(field+".format", "is %q; use jsonl, csv or parquet", in.Format)
 	}
 	if in.Intent != "" && !slices.Contains(Intents, in.Intent) {
 		v.add(field+".intent", "is %q; use harmful, borderline or benign", in.Intent)
 	}
+	v.atLeast(field+".max_turns", int64(in.MaxTurns), 0)
+	v.atLeast(field+".max_chars", int64(in.MaxChars), 0)
 	for _, k := range slices.Sorted(maps.Keys(in.Columns)) {
 		if !slices.Contains(ImportColumns, k) {
 			v.add(field+".columns", "maps %q; the columns are %s", k, strings.Join(ImportColumns, ", "))

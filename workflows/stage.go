@@ -40,7 +40,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		part.Plan = &plan
 	}
 	progress.Tasks = part.Plan.Tasks
-	progress.Done, progress.Ledger, progress.Usage, progress.ByCategory = part.Next-len(part.Failed), part.Ledger, part.Usage, part.ByCategory
+	progress.Done, progress.Ledger, progress.Usage, progress.ByCategory = part.Next-len(part.Failed)-len(part.Pending), part.Ledger, part.Usage, part.ByCategory
 	workflow.SetCurrentDetails(ctx, details(f.progress())) // no event of the history
 
 	if err := f.tasks(ctx, part, progress); err != nil {
@@ -61,6 +61,9 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		return fmt.Errorf("stage %s: %w", stage, err)
 	}
 	f.carried.Sums = append(f.carried.Sums, sum)
+	if sum.Note != "" {
+		f.note([]string{sum.Note})
+	}
 	f.carried.Open = nil
 	if f.spec.Quota.Accepted == 0 || stage.Before(schemas.StageSynthesize) || schemas.StageFilter.Before(stage) {
 		delete(f.carried.Retry, stage) // the rounds of a quota come back to it
@@ -73,8 +76,13 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 // planned computes a stage's ledger units from what came before it.
 func (f *factory) planned(stage schemas.Stage) int64 {
 	switch stage {
+	case schemas.StageGenerate:
+		return f.carried.Inputs.Generated
+	case schemas.StageClassify:
+		return f.carried.Inputs.Unlabelled + f.carried.Inputs.Checks + f.sum(schemas.StageGenerate).Ledger.Kept
 	case schemas.StagePrompts:
-		return f.carried.Inputs.PromptRows
+		// The rows that came with their labels, and those that got one.
+		return f.carried.Inputs.PromptRows - f.carried.Inputs.Unlabelled + f.sum(schemas.StageClassify).Ledger.Kept
 	case schemas.StageSynthesize:
 		return f.prompts() * int64(f.spec.Synthesize.Samples)
 	case schemas.StageFilter:
@@ -111,12 +119,12 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 		}
 		todo := part.Failed
 		part.Failed = nil
-		failure := f.window(ctx, part, progress, todo, without)
+		failure := f.rounds(ctx, part, progress, todo, without)
 		without = false
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if part.Next < part.Plan.Tasks && len(part.Failed) == 0 && f.tripped(part) == "" {
+		if (part.Next < part.Plan.Tasks || len(part.Pending) > 0) && len(part.Failed) == 0 && f.tripped(part) == "" {
 			// The window closed early because the history is long.
 			if err := f.continueAsNew(ctx); err != nil {
 				return err
@@ -194,11 +202,18 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				}
 				return
 			}
+			if u := result.Unfinished; u != nil && u.Pending != nil {
+				part.Usage.Add(result.Usage)
+				progress.Usage = part.Usage
+				f.postpone(part, progress, index, *u.Pending)
+				return
+			}
 			part.Ledger.Add(result.Ledger)
 			if f.carried.Inputs.Categories <= schemas.CarriedCategories {
 				part.ByCategory.AddAll(result.ByCategory)
 			}
 			part.Usage.Add(result.Usage)
+			f.note(result.Notes)
 			progress.Done++
 			if result.Found {
 				progress.Found++
@@ -216,7 +231,8 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			part.Failed = append(part.Failed, t)
 		}
 	}
-	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
+	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && len(part.Pending) < maxPending &&
+		!taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
 		if !launch(part.Next, 0) {
 			break
 		}
@@ -229,11 +245,15 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 // tripped names the limit that the rows of a stage's tasks are past together, empty where
 // they are past none or a person has seen it.
 func (f *factory) tripped(part *schemas.OpenStage) string {
-	checks := part.Stage == schemas.StageSynthesize || part.Stage == schemas.StageFilter
+	checks := part.Stage == schemas.StageGenerate || part.Stage == schemas.StageSynthesize || part.Stage == schemas.StageFilter
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
-	return f.spec.Tripwires.Past(part.Ledger, part.Usage)
+	usage := part.Usage
+	if len(part.Pending) > 0 {
+		usage.USD = 0 // what tasks took that have no rows yet tells nothing of what a row costs
+	}
+	return f.spec.Tripwires.Past(part.Ledger, usage)
 }
 
 // tripDigest is what people judge at a tripwire: the stage as it is planned.
@@ -273,6 +293,10 @@ func taskFailure(failure error) (f schemas.TaskFailure) {
 // taskActivity is the activity that does a stage's tasks.
 func taskActivity(stage schemas.Stage) any {
 	switch stage {
+	case schemas.StageGenerate:
+		return act.Generate
+	case schemas.StageClassify:
+		return act.Classify
 	case schemas.StagePrompts:
 		return act.Prompts
 	case schemas.StageSynthesize:

@@ -18,8 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -30,18 +28,19 @@ const (
 	maxChoices   = 16
 )
 
-var models = []string{teacherModel, judgeModel}
-
-func knownModel(name string) bool { return slices.Contains(models, name) }
+var ownModels = []string{teacherModel, judgeModel}
 
 // config is what the flags set.
 type config struct {
 	latency, jitter time.Duration
 	faults          faults
 	flaws           flaws
-	// rpm is the number of requests a minute over which 429 is answered;
-	// 0 is no limit.
-	rpm int
+	// rpm and tpm are the numbers of requests and tokens a minute over which 429
+	// is answered; 0 is no limit.
+	rpm, tpm int
+	// poses are model names of others under which it answers, as teacher or
+	// judge: the messages tell which.
+	poses []string
 	// maxInFlight is the number of requests at once over which 429 is
 	// answered; 0 is no limit.
 	maxInFlight int
@@ -50,6 +49,7 @@ type config struct {
 	// reasoningField moves the teacher's chain of thought out of the content
 	// into the message's field of this name; empty leaves it in <think> tags.
 	reasoningField string
+	batch          batchConfig
 }
 
 type server struct {
@@ -57,23 +57,42 @@ type server struct {
 	ledger   *ledger
 	prefixes *prefixCache
 	minds    *minds
-	limiter  *rate.Limiter
+	batches  *batches
+	limits   *limits
+	seconds  seconds
 	inFlight atomic.Int64
 }
 
 func newServer(c config) *server {
-	s := &server{config: c, ledger: newLedger(), prefixes: newPrefixCache(), minds: newMinds()}
-	if c.rpm > 0 {
-		s.limiter = rate.NewLimiter(rate.Limit(float64(c.rpm)/60), max(1, c.rpm/30))
-	}
+	s := &server{config: c, prefixes: newPrefixCache(), minds: newMinds(), limits: newLimits(c.rpm, c.tpm)}
+	s.ledger = newLedger(s.serves)
+	s.batches = newBatches(s, c.batch)
 	return s
+}
+
+// models are the names it answers under.
+func (s *server) models() []string { return slices.Concat(ownModels, s.poses) }
+
+func (s *server) serves(model string) bool { return slices.Contains(s.models(), model) }
+
+// judges reports whether a request is for the judge. Under another's name the
+// messages tell: a judge is told its role.
+func (s *server) judges(req chatRequest) bool {
+	if !slices.Contains(s.poses, req.Model) {
+		return req.Model == judgeModel
+	}
+	return slices.ContainsFunc(req.Messages, func(m message) bool {
+		return m.Role == "system" && roleLine.MatchString(string(m.Content[:min(len(m.Content), 4096)]))
+	})
 }
 
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/chat/completions", s.serveChat)
 	mux.HandleFunc("GET /v1/models", s.serveModels)
+	s.batches.routes(mux)
 	mux.HandleFunc("GET /ledger", s.ledger.serveGet)
+	mux.HandleFunc("GET /ledger/seconds", s.seconds.serveGet)
 	mux.HandleFunc("POST /ledger/reset", s.ledger.serveReset)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"status": "ok", "simulated": true})
@@ -90,7 +109,7 @@ func (s *server) serveModels(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list := []map[string]any{}
-	for _, m := range models {
+	for _, m := range s.models() {
 		list = append(list, map[string]any{
 			"id": m, "object": "model", "created": 0, "owned_by": "precept-simulation", "simulated": true,
 		})
@@ -110,6 +129,25 @@ type chatRequest struct {
 	StreamOptions       struct {
 		IncludeUsage bool `json:"include_usage"`
 	} `json:"stream_options"`
+
+	text string // the prompt, once it was asked for
+	// cached is how many characters of it were in the prefix cache when it came.
+	cached int
+}
+
+// prompt is what the model reads.
+func (r *chatRequest) prompt() string {
+	if r.text == "" {
+		var b strings.Builder
+		for _, m := range r.Messages {
+			b.WriteString(m.Role)
+			b.WriteByte('\n')
+			b.WriteString(string(m.Content))
+			b.WriteByte('\n')
+		}
+		r.text = b.String()
+	}
+	return r.text
 }
 
 type message struct {
@@ -199,17 +237,18 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		tooMany("capacity_exceeded", "too many requests at once", time.Second).write(w)
 		return
 	}
-	if problem := req.check(); problem != nil {
+	if problem := s.check(req); problem != nil {
 		problem.write(w)
 		return
 	}
-	if s.limiter != nil {
-		if wait := s.reserve(); wait > 0 {
-			tooMany("rate_limit_exceeded", "requests per minute are used up", wait).write(w)
-			return
-		}
+	what, wait := s.limits.take(len(raw) / charsPerToken)
+	s.seconds.count(time.Now(), wait > 0)
+	s.limits.tell(w.Header())
+	if wait > 0 {
+		tooMany("rate_limit_exceeded", what+" per minute are used up", wait).write(w)
+		return
 	}
-	drawn := s.faults.draw(body, e.nth, req.Model)
+	drawn := s.faults.draw(body, e.nth, s.judges(req))
 	switch drawn {
 	case limitFault:
 		tooMany("rate_limit_exceeded", "simulated rate limit", time.Second).write(w)
@@ -218,21 +257,24 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
+	cached, remember := s.prefixes.look(req.Model, req.prompt())
+	req.cached = cached
 	if !s.wait(r.Context(), body) {
 		return
 	}
-	switch drawn {
-	case failFault:
-		(&apiError{status: http.StatusInternalServerError, Type: "server_error", Code: "internal_error", Message: "simulated server error"}).write(w)
+	remember()
+	if e, ok := s.fails(drawn, body); ok {
+		e.write(w)
 		return
-	case refusalFault:
-		if rng(body, 3).IntN(2) == 0 {
-			(&apiError{status: http.StatusBadRequest, Type: "invalid_request_error", Code: "content_filter",
-				Message: "simulated: the provider's content management policy refuses this prompt"}).write(w)
-			return
-		}
 	}
 	res := s.answer(req, body, drawn)
+	if reply, ok := drawn.odd(body, e.nth); ok {
+		if !reply.Fails {
+			paid = &res.Usage
+		}
+		reply.Write(w, r, res.said())
+		return
+	}
 	if drawn == cutFault {
 		cut(w, res)
 	}
@@ -246,12 +288,24 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// check returns what a real endpoint would answer 4xx to.
-func (r *chatRequest) check() *apiError {
+// fails is the error that a fault makes of an answer, if it makes one.
+func (s *server) fails(drawn fault, body digest) (*apiError, bool) {
 	switch {
-	case !knownModel(r.Model):
+	case drawn == failFault:
+		return &apiError{status: http.StatusInternalServerError, Type: "server_error", Code: "internal_error", Message: "simulated server error"}, true
+	case drawn == refusalFault && rng(body, 3).IntN(2) == 0:
+		return &apiError{status: http.StatusBadRequest, Type: "invalid_request_error", Code: "content_filter",
+			Message: "simulated: the provider's content management policy refuses this prompt"}, true
+	}
+	return nil, false
+}
+
+// check returns what a real endpoint would answer 4xx to.
+func (s *server) check(r chatRequest) *apiError {
+	switch {
+	case !s.serves(r.Model):
 		return &apiError{status: http.StatusNotFound, Type: "invalid_request_error", Code: "model_not_found", Param: "model",
-			Message: fmt.Sprintf("model %q does not exist; this simulation has %s", r.Model, strings.Join(models, " and "))}
+			Message: fmt.Sprintf("model %q does not exist; this simulation has %s", r.Model, strings.Join(s.models(), " and "))}
 	case len(r.Messages) == 0:
 		return badRequest("messages must not be empty")
 	case r.N > maxChoices || r.N < 0:
@@ -260,17 +314,6 @@ func (r *chatRequest) check() *apiError {
 		return badRequest("max_tokens must not be negative")
 	}
 	return nil
-}
-
-// reserve takes one request from the minute's allowance, or tells how long to
-// wait for one.
-func (s *server) reserve() time.Duration {
-	take := s.limiter.Reserve()
-	wait := take.Delay()
-	if wait > 0 {
-		take.Cancel()
-	}
-	return wait
 }
 
 // wait spends the simulated latency; false when the client left meanwhile.
@@ -295,13 +338,6 @@ func (s *server) answer(req chatRequest, body digest, drawn fault) *chatResponse
 		// A time that follows from the body keeps equal requests' answers equal.
 		Created: int64(binary.BigEndian.Uint32(body[:4]) >> 2), Model: req.Model, SystemFingerprint: fingerprint,
 	}
-	var prompt strings.Builder
-	for _, m := range req.Messages {
-		prompt.WriteString(m.Role)
-		prompt.WriteByte('\n')
-		prompt.WriteString(string(m.Content))
-		prompt.WriteByte('\n')
-	}
 	limit := req.MaxCompletionTokens
 	if limit == 0 {
 		limit = req.MaxTokens
@@ -317,7 +353,7 @@ func (s *server) answer(req chatRequest, body digest, drawn fault) *chatResponse
 			continue
 		case drawn == garbageFault:
 			text = garbage(r)
-		case req.Model == judgeModel:
+		case s.judges(req):
 			text = s.judge(req.Messages, r)
 		default:
 			think, text = s.teach(req.Messages, r)
@@ -326,8 +362,8 @@ func (s *server) answer(req chatRequest, body digest, drawn fault) *chatResponse
 		res.Usage.CompletionTokens += tokens(*c.Message.Content) + tokens(c.Message.Reasoning) + tokens(c.Message.ReasoningContent)
 		res.Choices = append(res.Choices, c)
 	}
-	res.Usage.PromptTokens = tokens(prompt.String())
-	res.Usage.Details.CachedTokens = s.prefixes.hit(req.Model, prompt.String()) / charsPerToken
+	res.Usage.PromptTokens = tokens(req.prompt())
+	res.Usage.Details.CachedTokens = req.cached / charsPerToken
 	res.Usage.TotalTokens = res.Usage.PromptTokens + res.Usage.CompletionTokens
 	return res
 }

@@ -266,9 +266,10 @@ func (r *roots) openPlan(key string, p schemas.Plan) error {
 			switch o.Kind {
 			case schemas.OutputModel: // its job is named already
 				err = r.add(key, Checkpoints, "checkpoints/"+string(o.Key))
-			case schemas.OutputPrompts, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
+			case schemas.OutputGenerated, schemas.OutputLabels, schemas.OutputMatches, schemas.OutputChecks,
+				schemas.OutputPrompts, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
 				schemas.OutputRLPrompts, schemas.OutputRollouts, schemas.OutputGrades:
-				err = r.add(key, Shards, shard.Object(p.Stage, o.Key))
+				err = errors.Join(r.add(key, Shards, shard.Object(p.Stage, o.Key)), r.add(key, Batches, schemas.BatchesObject(o.Key)))
 			default:
 				err = fmt.Errorf("a task has an output of unknown kind %q", o.Kind)
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ const (
 const (
 	defaultTimeout     = 2 * time.Minute
 	defaultMaxInFlight = 8
+	defaultBatchPoll   = time.Minute
 )
 
 // Endpoint describes one model behind an OpenAI-compatible API. In JSON and YAML
@@ -47,6 +49,9 @@ type Endpoint struct {
 	// APIKeyEnv names the environment variable that holds the key. Empty for an
 	// endpoint without one.
 	APIKeyEnv string `json:"api_key_env,omitempty"`
+	// APIKeyHeader is the header that carries the key, such as "api-key". By default
+	// it is Authorization, with the word Bearer before the key.
+	APIKeyHeader string `json:"api_key_header,omitempty"`
 	// Simulated says that no language model answers.
 	Simulated bool `json:"simulated,omitempty"`
 
@@ -55,15 +60,27 @@ type Endpoint struct {
 	MaxInFlight int `json:"max_in_flight,omitempty"`
 	// RPM and TPM are requests and tokens a minute, of all base URLs. Without them what the
 	// endpoint's x-ratelimit headers tell holds, and with them whichever is less.
-	RPM     int           `json:"rpm,omitempty"`
-	TPM     int           `json:"tpm,omitempty"`
-	Timeout time.Duration `json:"timeout,omitempty"` // of one request; defaults to two minutes
+	RPM int `json:"rpm,omitempty"`
+	TPM int `json:"tpm,omitempty"`
+	// Timeout bounds one request or, where Stream is set, the time in which nothing
+	// of its reply comes. It defaults to two minutes.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// Stream has answers come in pieces, so that a slow one can be told from none. It
+	// changes no answer.
+	Stream bool `json:"stream,omitempty"`
 
 	// The prices are for a million tokens. CachedUSD defaults to InputUSD.
 	InputUSD  float64 `json:"input_usd,omitempty"`
 	CachedUSD float64 `json:"cached_usd,omitempty"`
 	OutputUSD float64 `json:"output_usd,omitempty"`
+	// BatchDiscount is the share of the price that an answer by batch costs less: 0.5
+	// where it is half price.
+	BatchDiscount float64 `json:"batch_discount,omitempty"`
+	// BatchPoll is how long to wait before a batch is looked at again, in the beginning;
+	// up to ten times that later. It defaults to a minute.
+	BatchPoll schemas.Duration `json:"batch_poll,omitempty"`
 
+	CoT      CoT    `json:"cot,omitempty"`       // how a teacher is to show its chain of thought
 	JSONMode string `json:"json_mode,omitempty"` // defaults to JSONSchema
 	// MaxTokensField defaults to max_tokens; some models want
 	// max_completion_tokens.
@@ -94,8 +111,22 @@ func (e Endpoint) urls() []string {
 	return e.BaseURLs
 }
 
-// AnswerWithin is how long one request may take.
-func (e Endpoint) AnswerWithin() time.Duration { return cmp.Or(e.Timeout, defaultTimeout) }
+// AnswerWithin is how long one request may take. A stream that never falls silent may
+// take ten times the timeout.
+func (e Endpoint) AnswerWithin() time.Duration {
+	if e.Stream {
+		return 10 * e.timeout()
+	}
+	return e.timeout()
+}
+
+func (e Endpoint) timeout() time.Duration { return cmp.Or(e.Timeout, defaultTimeout) }
+
+// PollEvery is how long to wait before a batch of an age is looked at again.
+func (e Endpoint) PollEvery(age time.Duration) time.Duration {
+	first := cmp.Or(time.Duration(e.BatchPoll), defaultBatchPoll)
+	return min(max(first, age/10), 10*first)
+}
 
 // Sent is what e's configuration adds to every request or takes from it. It is part
 // of what answers follow from, as the identity is.
@@ -110,12 +141,17 @@ func (e Endpoint) Sent() map[string]any {
 	if e.MaxTokensField == "max_completion_tokens" {
 		sent["max_tokens_field"] = e.MaxTokensField
 	}
+	if e.CoT != "" {
+		sent["cot"] = e.CoT
+	}
 	return sent
 }
 
 // reserved are the fields that Extra can't set: they are what the request is. A
-// server that takes no seed may have it left out.
-var reserved = []string{"messages", "model", "n", "seed", "stream"}
+// server that takes no seed or stream_options may have it left out.
+var reserved = []string{"messages", "model", "n", "seed", "stream", "stream_options"}
+
+var mayBeLeftOut = []string{"seed", "stream_options"}
 
 // Check reports the first field of e that can't be used.
 func (e Endpoint) Check() error {
@@ -166,6 +202,18 @@ func (e Endpoint) Check() error {
 			return fail(p.field, "%v is no price", p.price)
 		}
 	}
+	if !(e.BatchDiscount >= 0 && e.BatchDiscount <= 1) {
+		return fail("batch_discount", "%v is no share; half price is 0.5", e.BatchDiscount)
+	}
+	if e.BatchPoll < 0 {
+		return fail("batch_poll", "%s is negative", time.Duration(e.BatchPoll))
+	}
+	if e.APIKeyHeader != "" && (e.APIKeyEnv == "" || !headerName.MatchString(e.APIKeyHeader)) {
+		return fail("api_key_header", "%q can't carry the key that api_key_env names", e.APIKeyHeader)
+	}
+	if !slices.Contains([]CoT{"", CoTThink, CoTField, CoTSections}, e.CoT) {
+		return fail("cot", "%q is none of %q, %q and %q", e.CoT, CoTThink, CoTField, CoTSections)
+	}
 	if !slices.Contains([]string{"", JSONSchema, JSONNone}, e.JSONMode) {
 		return fail("json_mode", "%q is neither %q nor %q", e.JSONMode, JSONSchema, JSONNone)
 	}
@@ -173,7 +221,7 @@ func (e Endpoint) Check() error {
 		return fail("max_tokens_field", "%q is neither max_tokens nor max_completion_tokens", e.MaxTokensField)
 	}
 	for _, field := range slices.Sorted(maps.Keys(e.Extra)) {
-		if slices.Contains(reserved, field) && !(field == "seed" && e.Extra[field] == nil) {
+		if slices.Contains(reserved, field) && !(slices.Contains(mayBeLeftOut, field) && e.Extra[field] == nil) {
 			return fail("extra", "%q can't be set; %s are Precept's", field, strings.Join(reserved, ", "))
 		}
 	}
@@ -182,6 +230,9 @@ func (e Endpoint) Check() error {
 	}
 	return nil
 }
+
+// headerName is the name of a header that nothing else uses.
+var headerName = regexp.MustCompile(`(?i)^(authorization|[a-z0-9-]*(key|token|auth|secret)[a-z0-9-]*)$`)
 
 func checkURL(text string) error {
 	u, err := url.Parse(text)

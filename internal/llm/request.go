@@ -40,30 +40,39 @@ type Answer struct {
 	Fingerprint  string  `json:"fingerprint,omitempty"`
 	Limit        int     `json:"limit,omitempty"` // the most tokens that were asked for
 	Seconds      float64 `json:"seconds"`         // from sending the request to the whole reply
+	Batch        bool    `json:"batch,omitempty"` // it came by batch, at its price
 }
-
-// Split parts the answer into chain of thought and answer, as SplitCoT does.
-func (a Answer) Split() (cot, answer string, ok bool) { return SplitCoT(a.Content, a.CoT) }
-
-// finishTooLong is the FinishReason of a request that the model could not read
-// whole. OpenAI's code for it is context_length_exceeded.
-const finishTooLong = "too long"
 
 // TooLong reports whether the request exceeds the model's context: nothing was
 // answered.
 func (a Answer) TooLong() bool { return a.FinishReason == finishTooLong }
 
+// Split parts the answer into chain of thought and answer, as SplitCoT does.
+func (a Answer) Split() (cot, answer string, ok bool) { return SplitCoT(a.Content, a.CoT) }
+
 // Truncated reports whether the answer was cut by length.
-func (a Answer) Truncated() bool { return a.FinishReason == "length" }
+func (a Answer) Truncated() bool { return a.FinishReason == finishLength }
+
+// TooLarge reports whether the answer is larger than any reader wants. Content is its
+// beginning.
+func (a Answer) TooLarge() bool { return a.FinishReason == finishTooLarge }
+
+// CallsTool reports whether the model called a tool, of which it has none.
+func (a Answer) CallsTool() bool { return a.FinishReason == finishCalls }
+
+// HidesCoT reports whether the model has thought, and nobody is told what.
+func (a Answer) HidesCoT() bool { return a.CoT == "" && a.Usage.ReasoningTokens > 0 }
 
 // limited reports whether the answer might be another one under another limit.
-func (a Answer) limited() bool { return a.Truncated() || a.TooLong() }
+func (a Answer) limited() bool { return a.Truncated() || a.TooLong() || a.TooLarge() }
 
-// Usage is the tokens of one answer. CachedTokens are part of PromptTokens.
+// Usage is the tokens of one answer. CachedTokens are part of PromptTokens,
+// ReasoningTokens of CompletionTokens.
 type Usage struct {
 	PromptTokens     int64 `json:"prompt_tokens"`
 	CachedTokens     int64 `json:"cached_tokens,omitempty"`
 	CompletionTokens int64 `json:"completion_tokens"`
+	ReasoningTokens  int64 `json:"reasoning_tokens,omitempty"`
 }
 
 // Meta is what the caller should know beside the answer. A cached answer came
@@ -90,14 +99,22 @@ func Count(a Answer, m Meta) schemas.Usage {
 	}
 }
 
-// price is what u costs at e.
-func (e Endpoint) price(u Usage) float64 {
+// cachesPrefixes reports whether e is cheaper for what it has read before.
+func (e Endpoint) cachesPrefixes() bool { return e.CachedUSD > 0 && e.CachedUSD < e.InputUSD }
+
+// price is what an answer costs at e.
+func (e Endpoint) price(a Answer) float64 {
+	u := a.Usage
 	cached := e.CachedUSD
 	if cached == 0 {
 		cached = e.InputUSD
 	}
 	hit := min(u.CachedTokens, u.PromptTokens)
-	return (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
+	usd := (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
+	if a.Batch {
+		usd *= 1 - e.BatchDiscount
+	}
+	return usd
 }
 
 // question is a request as an endpoint is asked it. The messages are encoded once, and
@@ -158,20 +175,23 @@ func (q question) key() schemas.Key {
 
 // limitedKey is the key of an answer that follows from the limit: one that was cut.
 // Key is q's own.
-func (q question) limitedKey(key schemas.Key) schemas.Key {
-	return schemas.DigestOf([]any{key, q.limit})
-}
+func (q question) limitedKey(key schemas.Key) schemas.Key { return limitedKey(key, q.limit) }
+
+func limitedKey(key schemas.Key, limit int) schemas.Key { return schemas.DigestOf([]any{key, limit}) }
 
 // holds reports whether a, an answer under q's key, is what q would be answered.
-func (q question) holds(a Answer) bool {
+func (q question) holds(a Answer) bool { return a.holds(q.limit) }
+
+// holds reports whether a is what the same request with this limit would be answered.
+func (a Answer) holds(limit int) bool {
 	switch {
 	case a.limited():
 		return false
-	case q.limit == 0, a.Limit != 0 && q.limit >= a.Limit:
+	case limit == 0, a.Limit != 0 && limit >= a.Limit:
 		return true
 	}
 	// A model counts its end among the tokens or not.
-	return a.Usage.CompletionTokens > 0 && int64(q.limit) > a.Usage.CompletionTokens
+	return a.Usage.CompletionTokens > 0 && int64(limit) > a.Usage.CompletionTokens
 }
 
 // body is what is sent, in parts.
