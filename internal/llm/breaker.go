@@ -9,6 +9,10 @@ import (
 // are an outage. A server that fails one request in three does it once in 40 million.
 const outageAfter = 16
 
+// maxTrialPause is the longest pause between trials: nobody waits much longer than
+// an outage lasts.
+const maxTrialPause = 10 * time.Second
+
 // breaker stops asking a replica that only fails. It lets a single trial through after
 // a pause that doubles; the first reply that is no failure closes it.
 type breaker struct {
@@ -54,7 +58,7 @@ func (b *breaker) fail(t *turn, err error, now time.Time) (opened bool) {
 	default:
 		return false // it was sent before that
 	}
-	b.retry = now.Add(backoff(b.tries))
+	b.retry = now.Add(min(backoff(b.tries), jitter(maxTrialPause)))
 	return opened
 }
 
@@ -66,8 +70,10 @@ func (b *breaker) answer(t *turn) (closed bool) {
 	return closed
 }
 
-// backoff doubles with every attempt, with jitter, so that workers part.
+// backoff doubles with every attempt.
 func backoff(attempt int) time.Duration {
-	full := min(firstBackoff<<min(attempt-1, 10), maxBackoff)
-	return full/2 + rand.N(full/2)
+	return jitter(min(firstBackoff<<min(attempt-1, 10), maxBackoff))
 }
+
+// jitter is half of d and a part of the rest, so that workers part.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2) }

@@ -243,7 +243,7 @@ func (r *replica) settle(t *turn, o outcome, now time.Time) (out bool) {
 		if r.breaker.answer(t) {
 			r.ceiling = newCeiling(now) // what was out may bear less now
 		}
-		r.ceiling.accepted(t.atOnce, now)
+		r.ceiling.accepted(t, now)
 		if o.err == nil {
 			r.gradient.learn(t, o.usage, o.seconds)
 		}
