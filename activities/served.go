@@ -63,7 +63,8 @@ func (a *Activities) served(ctx context.Context, spec schemas.RunSpec) (s schema
 		if was.Model == "" {
 			continue // nothing is recorded yet
 		}
-		now, err := client.Probe(ctx, r.asks)
+		answer, _, err := client.Probe(ctx, r.asks)
+		now := answer.Served()
 		switch {
 		case err != nil:
 			s.Notes = append(s.Notes, fmt.Sprintf("endpoint %s did not say which model answers: %v", r.name, err))
