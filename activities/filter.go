@@ -9,7 +9,7 @@ import (
 )
 
 // filterVersion changes when the same votes give other verdicts.
-const filterVersion = 3
+const filterVersion = 4
 
 // filter plans a task for every shard of completions.
 func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -60,10 +60,7 @@ func doFilter(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	s := w.spec.Filter
-	j := routedJudge{router: router, judge: judge.New(nil, judge.RoleFilter, judge.Options{
-		Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens, Refresh: w.refresh(),
-	})}
+	j := routedJudge{router: router, judge: judge.New(nil, judge.RoleFilter, filterOptions(w.spec))}
 	verdicts := rowsOf[schemas.Verdict]{
 		kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
 		reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
@@ -73,23 +70,20 @@ func doFilter(ctx context.Context, w *work) error {
 		r, who, err := j.verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 		w.beat.spend(r.Usage)
 		if err != nil {
-			return schemas.Verdict{}, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
+			return schemas.Verdict{}, w.unanswered(err, w.spec.Filter.Votes-len(r.Votes)-r.Lost)
 		}
-		v := schemas.Verdict{
-			CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
-			Sample: c.Sample, Judge: who, Score: r.Score, Votes: r.Votes, Early: r.Early,
-		}
-		switch {
-		case len(r.Votes) == 0:
-			v.Reason = schemas.ReasonMalformedVerdict
-		case r.Score < *s.Threshold:
-			v.Reason = schemas.ReasonBelowThreshold
-		case r.Lost > 0:
-			// A minimum over fewer votes than asked for is no verdict to keep by.
-			v.Reason = schemas.ReasonMalformedVerdict
-		}
+		v := verdict(c, who, r)
 		return v, w.trip.count(v.Reason, v)
 	})
+}
+
+// verdict is what a judge's votes on a completion come to.
+func verdict(c schemas.Completion, by schemas.ModelIdentity, r judge.Result) schemas.Verdict {
+	return schemas.Verdict{
+		CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
+		Sample: c.Sample, Judge: by, Score: r.Score, VoteCount: int32(len(r.Votes)), Votes: r.Votes, Early: r.Early,
+		Reason: r.Reason,
+	}
 }
 
 // judged names the completions that a vote is missing on.

@@ -9,7 +9,7 @@ import (
 )
 
 // gradeVersion changes when the same votes give other grades.
-const gradeVersion = 3
+const gradeVersion = 4
 
 // grade plans a task for every shard of evaluation answers.
 func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {

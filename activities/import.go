@@ -158,6 +158,11 @@ func hosted(used []role) (names []string) {
 	return slices.Compact(names)
 }
 
+// ReadPolicy reads a policy from where a spec's policy.source says.
+func ReadPolicy(ctx context.Context, c config.Config, source string) (*policy.Policy, error) {
+	return (&Activities{config: c}).readPolicy(ctx, source)
+}
+
 func (a *Activities) readPolicy(ctx context.Context, source string) (*policy.Policy, error) {
 	if source == schemas.Builtin {
 		return policy.Load(policies.FS)

@@ -12,7 +12,7 @@ import (
 )
 
 // rlVersion changes when the same job trains another model.
-const rlVersion = 3
+const rlVersion = 4
 
 // rl plans the one task of reinforcement learning, from the SFT model or, where
 // SFT is skipped, from the base.

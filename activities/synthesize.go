@@ -109,10 +109,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	ask := asker{w: w, request: llm.Request{
-		Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
-		Refresh: w.refresh(),
-	}}
+	ask := asker{w: w, request: teacherRequest(w.spec)}
 	samples := w.spec.Synthesize.Samples
 	return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {
 		return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}

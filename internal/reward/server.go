@@ -128,6 +128,8 @@ type item struct {
 	PromptID   string            `json:"prompt_id"`
 	Category   schemas.Category  `json:"category"`
 	Intent     schemas.Intent    `json:"intent"`
+	Language   string            `json:"language"`
+	Source     string            `json:"source"`
 	Prompt     []schemas.Message `json:"prompt"`
 	Completion string            `json:"completion"`
 }
@@ -218,7 +220,7 @@ func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas
 	if err != nil {
 		return out, err
 	}
-	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent}
+	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent, Language: it.Language, Source: it.Source}
 	result, err := s.Judge.Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
 	s.Usage(result.Usage)
 	if err != nil && s.unavailable(ctx, err) {
