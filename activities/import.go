@@ -102,6 +102,8 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 type role struct {
 	field, name string
 	endpoint    llm.Endpoint
+	routes      schemas.Role
+	judges      judge.Role  // empty for a teacher
 	asks        llm.Request // how it is asked
 	err         error       // it is not configured
 }
@@ -112,20 +114,21 @@ func (r role) hosted() bool { return r.err == nil && !r.endpoint.Simulated && r.
 // usedEndpoints lists the endpoints that the run asks.
 func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 	for _, r := range []struct {
-		stage schemas.Stage
-		field string
-		role  schemas.Role
-		asks  llm.Request
+		stage  schemas.Stage
+		field  string
+		routes schemas.Role
+		judges judge.Role
+		asks   llm.Request
 	}{
-		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
-		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
-		{schemas.StageRL, "rl.judge", spec.RL.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
-		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, "", llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
+		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, judge.RoleFilter, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageRL, "rl.judge", spec.RL.Judge, judge.RoleReward, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, judge.RoleGrade, llm.Request{Temperature: judge.Temperature, MaxTokens: judge.DefaultMaxTokens}},
 	} {
 		if spec.Passes(r.stage) {
-			for _, name := range r.role.Endpoints() {
+			for _, name := range r.routes.Endpoints() {
 				e, err := a.endpoint(name)
-				used = append(used, role{r.field, name, e, r.asks, err})
+				used = append(used, role{r.field, name, e, r.routes, r.judges, r.asks, err})
 			}
 		}
 	}

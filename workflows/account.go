@@ -3,6 +3,7 @@ package workflows
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -84,4 +85,27 @@ func probes(ctx workflow.Context, pause time.Duration, endpoint string) workflow
 		},
 		Summary: "probe endpoint " + endpoint,
 	})
+}
+
+// unfit asks people what to do where endpoints can't do what the run asks of them. It
+// reports whether to look again.
+func (f *factory) unfit(ctx workflow.Context, why []string) (again bool, err error) {
+	digest := schemas.DigestOf(why)
+	agreed := func(d schemas.DecisionRecord) bool {
+		return !d.Stale && d.Verdict == schemas.DecisionApprove && d.Decision.Gate == schemas.GateFailure && d.Decision.Digest == digest
+	}
+	if len(why) == 0 || slices.ContainsFunc(f.carried.Decisions, agreed) {
+		return false, nil
+	}
+	got, err := f.wait(ctx, schemas.Opening{
+		Gate: schemas.GateFailure, Digest: digest, Takes: []string{schemas.DecisionResume, schemas.DecisionApprove, schemas.DecisionAbort},
+		Question: strings.Join(why, "; ") + ". Nothing was spent but on this look. To look again when it is mended, resume; to go on all the same, approve",
+	})
+	if err != nil {
+		return false, err
+	}
+	if got.verdict == schemas.DecisionAbort {
+		return false, &endedError{schemas.StateAborted, fmt.Sprintf("aborted by %s: %s", got.decision.By, strings.Join(why, "; "))}
+	}
+	return got.verdict == schemas.DecisionResume, nil
 }

@@ -154,7 +154,7 @@ func TestARefusalBeforeAnythingWaits(t *testing.T) {
 	w := newWorld(t)
 	w.inputs.Hosted = []string{"teacher"}
 	refused := true
-	w.OnActivity(act.Served, mock.Anything, mock.Anything).Return(func(context.Context, schemas.RunSpec) (schemas.Served, error) {
+	w.OnActivity(act.Served, mock.Anything, mock.Anything).Return(func(context.Context, activities.ServedRequest) (schemas.Served, error) {
 		if refused {
 			return schemas.Served{}, temporal.NewNonRetryableApplicationError("HTTP 401", string(schemas.InvalidInput), nil,
 				schemas.TaskFailure{Account: true, Endpoint: "teacher"})
@@ -167,5 +167,63 @@ func TestARefusalBeforeAnythingWaits(t *testing.T) {
 	})
 	if report := w.run(t, spec()); report.State != schemas.StateCompleted || len(w.records) != 1 {
 		t.Errorf("ended as %q, decided %+v", report.State, w.records)
+	}
+}
+
+// TestUnfitEndpoints: people are asked before anything is spent, and what looking took is
+// counted with the first stage.
+func TestUnfitEndpoints(t *testing.T) {
+	const why = "endpoint teacher as synthesize.teacher hides its chain of thought"
+	digest := schemas.DigestOf([]string{why})
+	for _, tt := range []struct {
+		name   string
+		stored []schemas.DecisionRecord
+		send   func(w *world)
+		state  string
+		looks  int64
+	}{
+		{"mended", nil, func(w *world) {
+			w.at(time.Hour, "resume", schemas.Decision{By: "ann"})
+			w.at(2*time.Hour, "resume", schemas.Decision{By: "ann"})
+		}, schemas.StateCompleted, 3},
+		{"all the same", nil, func(w *world) { w.at(time.Hour, "approve", schemas.Decision{By: "ann"}) }, schemas.StateCompleted, 1},
+		{"aborted", nil, func(w *world) { w.at(time.Hour, "abort", schemas.Decision{By: "ann"}) }, schemas.StateAborted, 1},
+		{"agreed to before", []schemas.DecisionRecord{
+			{Number: 1, Verdict: "approve", Decision: schemas.Decision{Gate: schemas.GateFailure, By: "ann", Digest: digest}},
+		}, func(*world) {}, schemas.StateCompleted, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.inputs.Hosted = []string{"teacher"}
+			w.stored = tt.stored
+			looks := int64(0)
+			w.OnActivity(act.Served, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ServedRequest) (schemas.Served, error) {
+				s := schemas.Served{Usage: schemas.Usage{Paid: 10}}
+				if r.Policy != "policy" {
+					t.Errorf("looked with policy %q", r.Policy)
+				}
+				if looks++; looks < 3 {
+					s.Unfit = []string{why}
+				}
+				return s, nil
+			})
+			w.RegisterDelayedCallback(func() {
+				o := w.waiting(t)
+				if len(tt.stored) > 0 {
+					return
+				}
+				if o == nil || o.Digest != digest || !strings.HasPrefix(o.Question, why) || !slices.Equal(o.Takes, []string{"resume", "approve", "abort"}) {
+					t.Errorf("waits for %+v", o)
+				}
+			}, time.Minute)
+			tt.send(w)
+			report := w.run(t, spec())
+			if report.State != tt.state || looks != tt.looks {
+				t.Errorf("ended as %q after %d looks", report.State, looks)
+			}
+			if tt.state == schemas.StateCompleted && report.Stages[0].Usage.Paid != 10*tt.looks+3 {
+				t.Errorf("the first stage took %d calls", report.Stages[0].Usage.Paid)
+			}
+		})
 	}
 }

@@ -19,7 +19,8 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	progress := &f.stages[len(f.stages)-1]
 	part := f.carried.Open
 	if part == nil || part.Stage != stage {
-		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx)}
+		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx), Usage: f.carried.Probed}
+		f.carried.Probed = schemas.Usage{}
 		f.carried.Open = part
 	}
 	f.show(ctx)
