@@ -136,7 +136,7 @@ func (p *fitting) look(ctx context.Context) {
 	var err error
 	if p.judges == "" {
 		r := p.asks
-		r.Messages = policy.TeacherMessages(p.policy, prompt)
+		r.Messages = policy.TeacherMessagesIn(p.endpoint.CoT, p.policy, prompt)
 		if _, _, err = p.Ask(ctx, r); err == nil {
 			p.taught()
 		}
@@ -190,7 +190,7 @@ func (p *fitting) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta,
 
 // taught looks at what a teacher has written.
 func (p *fitting) taught() {
-	cot, _, _ := p.first.Split()
+	cot, _, _ := p.endpoint.CoT.Read(p.first)
 	switch {
 	case p.first.TooLong():
 		p.tooLong()
@@ -199,8 +199,8 @@ func (p *fitting) taught() {
 	case cot == "" && p.first.Truncated():
 		p.unfit("writes no chain of thought within %s. Raise it: what it thinks unseen counts too", p.limit())
 	case cot == "":
-		p.unfit("hides its chain of thought, or writes none: it came neither in <think> nor in a reasoning field. " +
-			"Have its server show it (vLLM: --reasoning-parser; extra in its configuration), or name another teacher")
+		p.unfit("hides its chain of thought, or writes none that can be read. Have its server show it (vLLM: --reasoning-parser; " +
+			"extra in its configuration), set cot to the form that it takes, or name another teacher")
 	case p.first.Truncated():
 		p.note("needs more than %s for a harmless prompt: rows will be rejected as truncated", p.limit())
 	}
