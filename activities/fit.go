@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"precept/internal/judge"
@@ -17,6 +18,16 @@ import (
 // Before anything large is sent, every hosted endpoint is asked one harmless thing in the
 // very way of its role: with the longest policy that it may be given, and the run's
 // parameters. What it turns out not to be able to do would else be learnt row by row.
+
+// shows is what an endpoint shows in a probe of its role.
+type shows int
+
+const (
+	showsWord  shows = iota // that it answers
+	showsCoT                // a chain of thought
+	showsVote               // a vote on an answer
+	showsLabel              // a vote on a prompt's category and intent
+)
 
 // fit is what a probe has found of an endpoint in a role.
 type fit struct {
@@ -54,13 +65,14 @@ const (
 // fitting is a probe under way.
 type fitting struct {
 	role
-	client  *llm.Client
-	policy  policy.CategoryPolicy // the longest one
-	fit     fit
-	asked   int
-	request llm.Request // the first one
-	first   llm.Answer
-	last    llm.Answer
+	client    *llm.Client
+	policy    policy.CategoryPolicy // the longest one
+	summaries policy.Summaries
+	fit       fit
+	asked     int
+	request   llm.Request // the first one
+	first     llm.Answer
+	last      llm.Answer
 }
 
 // fits tells what an endpoint can do for its role, by the last probe where that is young.
@@ -69,7 +81,7 @@ func (a *Activities) fits(ctx context.Context, r role, pol *policy.Policy) (f fi
 	if err != nil {
 		return f, err
 	}
-	p := fitting{role: r, client: client}
+	p := fitting{role: r, client: client, summaries: pol.Summaries()}
 	if p.policy, err = longest(pol, r); err != nil {
 		return f, err
 	}
@@ -134,19 +146,27 @@ func (p *fitting) look(ctx context.Context) {
 		Messages: []schemas.Message{{Role: "user", Content: harmlessPrompt}}, Category: p.policy.Category, Intent: schemas.IntentBenign,
 	}
 	var err error
-	if p.judges == "" {
+	switch options := (judge.Options{MaxTokens: p.asks.MaxTokens}); p.shows {
+	case showsCoT:
 		r := p.asks
 		r.Messages = policy.TeacherMessagesIn(p.endpoint.CoT, p.policy, prompt)
 		if _, _, err = p.Ask(ctx, r); err == nil {
 			p.taught()
 		}
-	} else {
+	case showsVote:
 		var result judge.Result
-		j := judge.New(p, p.judges, judge.Options{MaxTokens: p.asks.MaxTokens})
-		result, err = j.Verdict(ctx, judge.Item{Policy: p.policy, Prompt: prompt, CoT: harmlessCoT, Answer: harmlessAnswer})
+		result, err = judge.New(p, p.judges, options).Verdict(ctx, judge.Item{Policy: p.policy, Prompt: prompt, CoT: harmlessCoT, Answer: harmlessAnswer})
 		if err == nil {
-			p.voted(result)
+			p.voted(len(result.Votes) > 0)
 		}
+	case showsLabel:
+		var result judge.Classified
+		result, err = judge.NewClassifier(p, p.summaries, options).Classify(ctx, prompt)
+		if err == nil {
+			p.voted(len(result.Votes) > 0)
+		}
+	default:
+		_, _, err = p.Ask(ctx, p.asks)
 	}
 	if err != nil {
 		p.fit.state = fitSilent
@@ -207,11 +227,11 @@ func (p *fitting) taught() {
 }
 
 // voted looks at what came of a judge's vote.
-func (p *fitting) voted(r judge.Result) {
+func (p *fitting) voted(readable bool) {
 	switch {
-	case len(r.Votes) > 0 && p.asked > 1:
+	case readable && p.asked > 1:
 		p.note("gives a vote that can be read only when it is asked again: votes will cost twice")
-	case len(r.Votes) > 0:
+	case readable:
 	case p.last.TooLong():
 		p.tooLong()
 	case p.last.Refusal:
@@ -232,13 +252,14 @@ func (p *fitting) tooLong() {
 
 // limit says how long an answer may be, and where that is set.
 func (r role) limit() string {
-	switch r.judges {
-	case "":
-		return fmt.Sprintf("synthesize.max_tokens (%d)", r.asks.MaxTokens)
-	case judge.RoleGrade:
+	part := r.field[:strings.LastIndex(r.field, ".")]
+	switch {
+	case r.judges == judge.RoleGrade:
 		return fmt.Sprintf("the %d tokens of a grade", r.asks.MaxTokens)
+	case r.shows == showsVote:
+		part = "filter"
 	}
-	return fmt.Sprintf("filter.max_tokens (%d)", r.asks.MaxTokens)
+	return fmt.Sprintf("%s.max_tokens (%d)", part, r.asks.MaxTokens)
 }
 
 // What a server calls a field that it doesn't take, and the setting that leaves it out.

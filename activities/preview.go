@@ -259,7 +259,7 @@ func (p *preview) work(plan *schemas.Plan, i int) *work {
 }
 
 var doers = map[schemas.Stage]func(context.Context, *work) error{
-	schemas.StagePrompts: doPrompts, schemas.StageSynthesize: doSynthesize, schemas.StageFilter: doFilter,
+	schemas.StageGenerate: doGenerate, schemas.StageClassify: doClassify, schemas.StagePrompts: doPrompts, schemas.StageSynthesize: doSynthesize, schemas.StageFilter: doFilter,
 	schemas.StageCurate: doCurate, schemas.StageGrade: doGrade,
 }
 
@@ -299,6 +299,10 @@ func (p *preview) follow(s *StagePreview, missing int64) {
 func (p *preview) rates(stage schemas.Stage) (calls, kept float64) {
 	kept = 1
 	switch stage {
+	case schemas.StageGenerate:
+		calls = 1
+	case schemas.StageClassify:
+		calls = float64(p.Spec.Prompts.Classify.Votes)
 	case schemas.StagePrompts:
 		kept = float64(p.Spec.Synthesize.Samples) // a prompt makes as many units of the next stage
 	case schemas.StageSynthesize:
