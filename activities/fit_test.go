@@ -166,3 +166,47 @@ func TestProbesAreCounted(t *testing.T) {
 		}
 	}
 }
+
+// TestProbesOfPrompts: who classifies is asked for a label, who writes prompts for a word.
+func TestProbesOfPrompts(t *testing.T) {
+	t.Parallel()
+	models := newModels(t)
+	models.hosted = true
+	models.says(func(q question) *reply {
+		if q.Model == "judge" {
+			return &reply{text: "It seems fine."}
+		}
+		return nil
+	})
+	spec := imported(t, fivePrompts()...)
+	spec.Prompts.Imports[0].Classify = true
+	spec.Prompts.Classify.Judge = schemas.RoleOf("judge")
+	spec.Prompts.Generate = schemas.GenerateSpec{Teacher: schemas.RoleOf("grader"), Per: 1}
+	spec.Until = schemas.StagePrompts
+	w := newWorld(t, spec, options{models: models}).imports()
+	look := func() (s schemas.Served, asked map[string]int) {
+		t.Helper()
+		models.take()
+		s, err := call[schemas.Served](w, w.Served, ServedRequest{Spec: w.spec, Policy: w.inputs.Policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, models.calls()
+	}
+	s, asked := look()
+	if len(s.Unfit) != 1 || !strings.HasPrefix(s.Unfit[0], "endpoint judge as prompts.classify.judge gives no vote that can be read") {
+		t.Errorf("unfit: %q", s.Unfit)
+	}
+	if asked["judge"] != 2 || asked["grader"] != 1 {
+		t.Errorf("asked %v", asked)
+	}
+	models.says(func(q question) *reply {
+		if q.Model == "judge" {
+			return &reply{text: `{"category":"none","second":"none","intent":"benign","reason":"plants"}`}
+		}
+		return nil
+	})
+	if s, asked = look(); len(s.Unfit)+len(s.Notes) != 0 || asked["judge"] != 1 || asked["grader"] != 0 {
+		t.Errorf("a fit one: %+v, asked %v", s, asked)
+	}
+}
