@@ -40,6 +40,7 @@ type models struct {
 	script func(question) *reply // nil, or returns nil, for the usual reply
 	as     string                // how the models name themselves, as JSON fields
 	hosted bool                  // others serve them
+	batch  *provider             // takes batches; nil takes none
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -128,6 +129,10 @@ func newModels(t testing.TB) *models {
 }
 
 func (m *models) answer(w http.ResponseWriter, r *http.Request) {
+	if m.batch != nil && !strings.HasSuffix(r.URL.Path, "/chat/completions") {
+		m.batch.ServeHTTP(w, r)
+		return
+	}
 	var q question
 	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -199,7 +204,7 @@ func (m *models) calls() map[string]int {
 func (m *models) endpoint(name string) llm.Endpoint {
 	return llm.Endpoint{
 		Name: name, Model: name, BaseURL: m.URL + "/v1", Provider: "test", Revision: "1", Simulated: !m.hosted,
-		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2,
+		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2, BatchDiscount: 0.5, BatchPoll: schemas.Duration(time.Millisecond),
 	}
 }
 

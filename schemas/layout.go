@@ -31,6 +31,10 @@ func PartialObject(run RunID, stage Stage, key Key) string {
 	return RunObject(run, fmt.Sprintf("partial/%s/%s.json", stage, key))
 }
 
+// BatchesObject is where the record of a task's batches lies: what a provider was given and
+// has not answered yet.
+func BatchesObject(task Key) string { return fmt.Sprintf("batches/%s.json", task) }
+
 // JobObject is where a training job's result lies.
 func JobObject(key Key) string { return fmt.Sprintf("jobs/%s.json", key) }
 

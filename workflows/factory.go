@@ -166,6 +166,9 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.adopt(ctx, &inputs); err != nil {
 		return err
 	}
+	if err := f.checkBatches(ctx); err != nil {
+		return err
+	}
 	if err := f.meet(ctx, inputs); err != nil {
 		return err
 	}
@@ -248,6 +251,9 @@ func (e *endedError) Error() string { return e.state + ": " + e.note }
 
 // ended turns a person's end into a report, and passes other errors on.
 func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, error) {
+	if back := (*rewindError)(nil); !errors.As(err, &back) && !workflow.IsContinueAsNewError(err) {
+		f.cancelBatches(ctx)
+	}
 	end, ok := err.(*endedError)
 	if !ok {
 		return schemas.RunReport{}, err

@@ -34,6 +34,8 @@ type world struct {
 	sums    map[schemas.Stage]schemas.Ledger
 	inputs  schemas.InputsRef
 	result  schemas.TaskResult // of every task
+	// pending is what a task waits for in place of doing anything; nil for nothing.
+	pending func(activities.TaskRequest) *schemas.Pending
 	// unreported is why no report can be written.
 	unreported error
 	note       string // of every stage
@@ -49,6 +51,7 @@ func newWorld(t *testing.T) *world {
 		done:                    map[schemas.Stage][]int{},
 		failing:                 func(activities.TaskRequest) error { return nil },
 		planned:                 func(_ schemas.Stage, n int64) int64 { return n },
+		pending:                 func(activities.TaskRequest) *schemas.Pending { return nil },
 		sums:                    map[schemas.Stage]schemas.Ledger{},
 	}
 	w.SetTestTimeout(20 * time.Second)
@@ -89,6 +92,9 @@ func newWorld(t *testing.T) *world {
 			defer w.mu.Unlock()
 			if err := w.failing(r); err != nil {
 				return schemas.TaskResult{}, err
+			}
+			if p := w.pending(r); p != nil {
+				return schemas.TaskResult{Usage: schemas.Usage{Paid: 1}, Unfinished: &schemas.Unfinished{Pending: p}}, nil
 			}
 			w.done[r.Stage] = append(w.done[r.Stage], r.Index)
 			result := w.result

@@ -41,7 +41,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		part.Plan = &plan
 	}
 	progress.Tasks = part.Plan.Tasks
-	progress.Done, progress.Ledger, progress.Usage, progress.ByCategory = part.Next-len(part.Failed), part.Ledger, part.Usage, part.ByCategory
+	progress.Done, progress.Ledger, progress.Usage, progress.ByCategory = part.Next-len(part.Failed)-len(part.Pending), part.Ledger, part.Usage, part.ByCategory
 	workflow.SetCurrentDetails(ctx, details(f.progress())) // no event of the history
 
 	if err := f.tasks(ctx, part, progress); err != nil {
@@ -120,12 +120,12 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 		}
 		todo := part.Failed
 		part.Failed = nil
-		failure := f.window(ctx, part, progress, todo, without)
+		failure := f.rounds(ctx, part, progress, todo, without)
 		without = false
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if part.Next < part.Plan.Tasks && len(part.Failed) == 0 && f.tripped(part) == "" {
+		if (part.Next < part.Plan.Tasks || len(part.Pending) > 0) && len(part.Failed) == 0 && f.tripped(part) == "" {
 			// The window closed early because the history is long.
 			if err := f.continueAsNew(ctx); err != nil {
 				return err
@@ -203,6 +203,12 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				}
 				return
 			}
+			if u := result.Unfinished; u != nil && u.Pending != nil {
+				part.Usage.Add(result.Usage)
+				progress.Usage = part.Usage
+				f.postpone(part, progress, index, *u.Pending)
+				return
+			}
 			part.Ledger.Add(result.Ledger)
 			if f.carried.Inputs.Categories <= schemas.CarriedCategories {
 				part.ByCategory.AddAll(result.ByCategory)
@@ -226,7 +232,8 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			part.Failed = append(part.Failed, t)
 		}
 	}
-	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && !endsWindow(taskFailure(failure)) && !f.shouldContinue(ctx) {
+	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && len(part.Pending) < maxPending &&
+		!endsWindow(taskFailure(failure)) && !f.shouldContinue(ctx) {
 		if !launch(part.Next, 0) {
 			break
 		}
@@ -251,7 +258,11 @@ func (f *factory) tripped(part *schemas.OpenStage) string {
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
-	return f.spec.Tripwires.Past(part.Ledger, part.Usage)
+	usage := part.Usage
+	if len(part.Pending) > 0 {
+		usage.USD = 0 // what tasks took that have no rows yet tells nothing of what a row costs
+	}
+	return f.spec.Tripwires.Past(part.Ledger, usage)
 }
 
 // tripDigest is what people judge at a tripwire: the stage as it is planned.

@@ -52,6 +52,7 @@ type Client struct {
 	prefixes *prefixes
 	last     *atomic.Pointer[Served]
 	guard    func() error
+	backlog  *Backlog // in batch mode: what is to be sent
 }
 
 // NewClient makes a client for e. It sends nothing.
@@ -153,6 +154,9 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if c.offline {
 		return Answer{}, meta, errMissing
 	}
+	if c.backlog != nil {
+		return Answer{}, meta, c.backlog.postpone(c, q, meta.Key)
+	}
 	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
@@ -168,7 +172,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 		return Answer{}, meta, err
 	}
 	answer.Limit = q.limit
-	meta.USD = c.endpoint.price(answer.Usage)
+	meta.USD = c.endpoint.price(answer)
 	// The key may be taken by an answer that this limit leaves no room for.
 	key := meta.Key
 	if found || answer.limited() {

@@ -40,6 +40,7 @@ type Answer struct {
 	Fingerprint  string  `json:"fingerprint,omitempty"`
 	Limit        int     `json:"limit,omitempty"` // the most tokens that were asked for
 	Seconds      float64 `json:"seconds"`         // from sending the request to the whole reply
+	Batch        bool    `json:"batch,omitempty"` // it came by batch, at its price
 }
 
 // TooLong reports whether the request exceeds the model's context: nothing was
@@ -101,14 +102,19 @@ func Count(a Answer, m Meta) schemas.Usage {
 // cachesPrefixes reports whether e is cheaper for what it has read before.
 func (e Endpoint) cachesPrefixes() bool { return e.CachedUSD > 0 && e.CachedUSD < e.InputUSD }
 
-// price is what u costs at e.
-func (e Endpoint) price(u Usage) float64 {
+// price is what an answer costs at e.
+func (e Endpoint) price(a Answer) float64 {
+	u := a.Usage
 	cached := e.CachedUSD
 	if cached == 0 {
 		cached = e.InputUSD
 	}
 	hit := min(u.CachedTokens, u.PromptTokens)
-	return (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
+	usd := (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
+	if a.Batch {
+		usd *= 1 - e.BatchDiscount
+	}
+	return usd
 }
 
 // question is a request as an endpoint is asked it. The messages are encoded once, and
@@ -169,20 +175,23 @@ func (q question) key() schemas.Key {
 
 // limitedKey is the key of an answer that follows from the limit: one that was cut.
 // Key is q's own.
-func (q question) limitedKey(key schemas.Key) schemas.Key {
-	return schemas.DigestOf([]any{key, q.limit})
-}
+func (q question) limitedKey(key schemas.Key) schemas.Key { return limitedKey(key, q.limit) }
+
+func limitedKey(key schemas.Key, limit int) schemas.Key { return schemas.DigestOf([]any{key, limit}) }
 
 // holds reports whether a, an answer under q's key, is what q would be answered.
-func (q question) holds(a Answer) bool {
+func (q question) holds(a Answer) bool { return a.holds(q.limit) }
+
+// holds reports whether a is what the same request with this limit would be answered.
+func (a Answer) holds(limit int) bool {
 	switch {
 	case a.limited():
 		return false
-	case q.limit == 0, a.Limit != 0 && q.limit >= a.Limit:
+	case limit == 0, a.Limit != 0 && limit >= a.Limit:
 		return true
 	}
 	// A model counts its end among the tokens or not.
-	return a.Usage.CompletionTokens > 0 && int64(q.limit) > a.Usage.CompletionTokens
+	return a.Usage.CompletionTokens > 0 && int64(limit) > a.Usage.CompletionTokens
 }
 
 // body is what is sent, in parts.

@@ -47,7 +47,7 @@ func (c *Client) Probe(ctx context.Context, r Request) (Answer, Meta, error) {
 	apart := *c
 	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
 	answer, err := apart.persist(ctx, body)
-	return answer, Meta{Key: q.key(), USD: c.endpoint.price(answer.Usage)}, err
+	return answer, Meta{Key: q.key(), USD: c.endpoint.price(answer)}, err
 }
 
 // Served is what the endpoint said of itself.
