@@ -5,6 +5,7 @@ import (
 
 	"precept/internal/eval"
 	"precept/internal/judge"
+	"precept/internal/llm"
 	"precept/schemas"
 )
 
@@ -69,8 +70,7 @@ func doGrade(ctx context.Context, w *work) error {
 		if err != nil {
 			return g, err
 		}
-		r, err := j.Verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
-		w.beat.spend(r.Usage)
+		r, err := j.Verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
 		if err != nil {
 			return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
 		}

@@ -254,20 +254,32 @@ func (p *preview) some(ctx context.Context, stage schemas.Stage, plan *schemas.P
 func (p *preview) work(plan *schemas.Plan, i int) *work {
 	return &work{
 		Activities: p.Activities, plan: plan, spec: plan.Spec, stage: plan.Stage, Task: plan.Tasks[i],
-		beat: &beat{}, mayMiss: math.MaxInt64,
+		account: newAccount("preview"), beat: &beat{}, mayMiss: math.MaxInt64,
 	}
 }
 
-var doers = map[schemas.Stage]func(context.Context, *work) error{
-	schemas.StagePrompts: doPrompts, schemas.StageSynthesize: doSynthesize, schemas.StageFilter: doFilter,
-	schemas.StageCurate: doCurate, schemas.StageGrade: doGrade,
+// doer is what does a stage's tasks, where that takes no GPU; else nil.
+func doer(stage schemas.Stage) func(context.Context, *work) error {
+	switch stage {
+	case schemas.StagePrompts:
+		return doPrompts
+	case schemas.StageSynthesize:
+		return doSynthesize
+	case schemas.StageFilter:
+		return doFilter
+	case schemas.StageCurate:
+		return doCurate
+	case schemas.StageGrade:
+		return doGrade
+	}
+	return nil
 }
 
 // look does the tasks todo, which are not found, and counts rows that are missing.
 func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *StagePreview) (missing int64, err error) {
 	for _, i := range todo {
 		w := p.work(plan, i)
-		if err := doers[plan.Stage](ctx, w); err != nil {
+		if err := doer(plan.Stage)(ctx, w); err != nil {
 			return 0, err
 		}
 		r, ok, err := w.found(ctx)
@@ -275,7 +287,7 @@ func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *S
 			return 0, errors.Join(err, schemas.Errorf("preview task", w.Title, schemas.Internal, "it left nothing"))
 		}
 		missing += r.Ledger.Missing()
-		s.Answered += p.scaled(w.beat.usage().Cached)
+		s.Answered += p.scaled(w.account.took().Cached)
 		s.Least += p.scaled(r.Ledger.Missing())
 		s.Most += p.scaled(max(r.Ledger.Missing(), w.unasked.Load()))
 	}

@@ -81,13 +81,13 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		judging := ctx // ends later than training: what is in flight then is waited for
 		ctx, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
-		rewards, err := reward.Serve(ctx, reward.Options{
+		rewards, err := reward.Serve(judging, reward.Options{
 			Judge:    judge.New(stopper{client, stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			InFlight: inFlight(client),
-			Usage:    w.beat.spend,
 		})
 		if err != nil {
 			return err
@@ -126,6 +126,9 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			default:
 				ledger.Fail(schemas.ReasonJudgeUnavailable)
 			}
+		}
+		if err := w.keep(ctx); err != nil {
+			return err
 		}
 		key, err := w.Output(schemas.OutputRollouts)
 		if err != nil {

@@ -127,7 +127,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		ask := asker{w: w, client: client.Guarded(w.guard), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
+		ask := asker{w: w, client: client.Guarded(w.guard).Paying(w.account), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
 		return completionsOf(len(prompts), func(i int) schemas.FailedRow {
 			return schemas.FailedRow{PromptID: prompts[i].ID}
 		}).do(ctx, w, atOnce, func(ctx context.Context, i int) (schemas.Completion, error) {

@@ -148,11 +148,10 @@ type asker struct {
 func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages []schemas.Message, sample int) (schemas.Completion, error) {
 	r := k.request
 	r.Messages, r.Sample = messages, sample
-	answer, meta, err := k.client.Ask(ctx, r)
+	answer, meta, err := k.client.Ask(llm.InCategory(ctx, prompt.Category), r)
 	if err != nil {
 		return schemas.Completion{}, err
 	}
-	k.w.beat.spend(llm.Count(answer, meta))
 	cot, text, ok := answer.Split()
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),

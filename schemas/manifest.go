@@ -110,7 +110,10 @@ type TaskResult struct {
 	Rows       int64      `json:"rows"`
 	Ledger     Ledger     `json:"ledger"`
 	Usage      Usage      `json:"usage"`
+	Costs      Costs      `json:"costs,omitempty"`
 	Found      bool       `json:"found"` // its outputs were there already
+	// Unfinished says why there is no outcome yet: the task is to be called again.
+	Unfinished *Unfinished `json:"unfinished,omitempty"`
 }
 
 // Manifest is the outcome of one stage of one run.

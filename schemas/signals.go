@@ -133,6 +133,7 @@ type TaskFailure struct {
 	// Usage is what the task's calls took: their answers are kept, but nobody else
 	// tells what they cost.
 	Usage Usage `json:"usage"`
+	Costs Costs `json:"costs,omitempty"`
 	// Tripwire says that a tripwire ended it.
 	Tripwire bool `json:"tripwire,omitempty"`
 	// Rows is how many rows failed, where all others have an outcome: the task could

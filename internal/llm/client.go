@@ -50,6 +50,7 @@ type Client struct {
 	flights  *flights
 	last     *atomic.Pointer[Served]
 	guard    func() error
+	payer    Payer // nil: nobody keeps account
 }
 
 // minSecret is the length from which a key is taken for a secret. Servers that
@@ -142,24 +143,29 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	}
 	if found && q.holds(answer) {
 		meta.Cached = true
+		c.found(ctx, meta.Key, q, answer)
 		return answer, meta, nil
 	}
 	if limited, ok, err := c.recall(ctx, q.limitedKey(meta.Key)); ok || err != nil {
-		meta.Cached = ok
+		if meta.Cached = ok; ok {
+			c.found(ctx, meta.Key, q, limited)
+		}
 		return limited, meta, err
-	}
-	if c.offline {
-		return Answer{}, meta, errMissing
 	}
 	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
 	}
-	if answer, err = c.persist(ctx, body); err != nil {
+	bill := q.bill(meta.Key, body)
+	if c.offline {
+		c.missing(ctx, bill)
+		return Answer{}, meta, errMissing
+	}
+	if answer, err = c.persist(ctx, body, bill); err != nil {
 		return Answer{}, meta, err
 	}
 	answer.Limit = q.limit
-	meta.USD = c.endpoint.price(answer.Usage)
+	meta.USD = answer.USD
 	// The key may be taken by an answer that this limit leaves no room for.
 	key := meta.Key
 	if found || answer.limited() {
@@ -205,9 +211,9 @@ func (c *Client) check(r Request) error {
 
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
-func (c *Client) persist(ctx context.Context, body net.Buffers) (Answer, error) {
+func (c *Client) persist(ctx context.Context, body net.Buffers, bill Bill) (Answer, error) {
 	for attempt := 1; ; attempt++ {
-		answer, err := c.turn(ctx, body)
+		answer, err := c.turn(ctx, body, bill)
 		if err == nil || !passing(err) || attempt == c.attempts || ctx.Err() != nil {
 			return answer, err
 		}
@@ -239,7 +245,7 @@ func backoff(attempt int) time.Duration {
 }
 
 // turn waits for its turn and sends body once.
-func (c *Client) turn(ctx context.Context, body net.Buffers) (answer Answer, err error) {
+func (c *Client) turn(ctx context.Context, body net.Buffers, bill Bill) (answer Answer, err error) {
 	entered, err := c.pace.enter(ctx)
 	if err != nil {
 		return Answer{}, c.unavailable(err, "waiting to send: %v", err)
@@ -249,11 +255,10 @@ func (c *Client) turn(ctx context.Context, body net.Buffers) (answer Answer, err
 	if err := c.journal.Ready(ctx); err != nil {
 		return Answer{}, err
 	}
-	if err := c.guard(); err != nil {
-		return Answer{}, err
-	}
-	sent = true
-	return c.send(ctx, body)
+	return c.pay(ctx, bill, func() (Answer, error) {
+		sent = true
+		return c.send(ctx, body)
+	})
 }
 
 func (c *Client) send(ctx context.Context, body net.Buffers) (Answer, error) {

@@ -40,6 +40,10 @@ type Answer struct {
 	Fingerprint  string  `json:"fingerprint,omitempty"`
 	Limit        int     `json:"limit,omitempty"` // the most tokens that were asked for
 	Seconds      float64 `json:"seconds"`         // from sending the request to the whole reply
+
+	// Payer is who paid for it, and USD what it cost then. Who finds it pays nothing.
+	Payer string  `json:"payer,omitempty"`
+	USD   float64 `json:"usd,omitempty"`
 }
 
 // Split parts the answer into chain of thought and answer, as SplitCoT does.
@@ -80,12 +84,18 @@ func Count(a Answer, m Meta) schemas.Usage {
 	if m.Cached {
 		return schemas.Usage{Cached: 1}
 	}
+	a.USD = m.USD
+	return a.took()
+}
+
+// took is what the answer took when it was paid for.
+func (a Answer) took() schemas.Usage {
 	return schemas.Usage{
 		Paid:             1,
 		PromptTokens:     a.Usage.PromptTokens,
 		CachedTokens:     a.Usage.CachedTokens,
 		CompletionTokens: a.Usage.CompletionTokens,
-		USD:              m.USD,
+		USD:              a.USD,
 		Seconds:          a.Seconds,
 	}
 }
@@ -97,7 +107,7 @@ func (e Endpoint) price(u Usage) float64 {
 		cached = e.InputUSD
 	}
 	hit := min(u.CachedTokens, u.PromptTokens)
-	return (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
+	return schemas.Dollars((float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6)
 }
 
 // question is a request as an endpoint is asked it. The messages are encoded once, and
