@@ -536,7 +536,7 @@ func TestARestartedRunKeepsItsCost(t *testing.T) {
 		return sum
 	}
 	for i := range plan.Tasks {
-		if _, err := w.does(schemas.StageSynthesize, plan, i); err != nil {
+		if _, err := call[schemas.TaskResult](w, w.Synthesize, TaskRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan, Index: i, Started: begun}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -45,7 +45,8 @@ func (a *Activities) Served(ctx context.Context, spec schemas.RunSpec) (schemas.
 }
 
 func (a *Activities) served(ctx context.Context, spec schemas.RunSpec) (s schemas.Served, err error) {
-	asked := map[string]bool{}
+	asked, account := map[string]bool{}, newAccount("")
+	defer func() { s.Usage = account.took() }()
 	for _, r := range a.usedEndpoints(spec) {
 		if asked[r.name] || !r.hosted() {
 			continue
@@ -63,7 +64,7 @@ func (a *Activities) served(ctx context.Context, spec schemas.RunSpec) (s schema
 		if was.Model == "" {
 			continue // nothing is recorded yet
 		}
-		now, err := client.Probe(ctx, r.asks)
+		now, err := client.Paying(account).Probe(ctx, r.asks)
 		switch {
 		case err != nil:
 			s.Notes = append(s.Notes, fmt.Sprintf("endpoint %s did not say which model answers: %v", r.name, err))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"slices"
+	"time"
 
 	"precept/internal/shard"
 	"precept/schemas"
@@ -123,4 +125,66 @@ func (w *work) count(ctx context.Context, spent *schemas.Spent) error {
 	}
 	spent.Usage, spent.Costs = again.account.spent()
 	return nil
+}
+
+// Spent is what was spent under a run's ID so far, by stage.
+func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
+	beat := startBeat(ctx)
+	defer beat.stop()
+	spent := map[schemas.Stage]schemas.Usage{}
+	for _, stage := range schemas.Stages {
+		if !stage.Pays() {
+			continue
+		}
+		all, err := a.spendings(ctx, run, stage, time.Time{})
+		if err != nil {
+			return nil, fail(err)
+		}
+		var sum schemas.Usage
+		for _, s := range all {
+			sum.Add(s.Usage)
+		}
+		if sum != (schemas.Usage{}) {
+			spent[stage] = sum
+		}
+	}
+	return spent, nil
+}
+
+// spendings is what the executions of a run's stage took, but for one: those in its
+// manifest, and those that came to none, of which the records of their tasks tell.
+func (a *Activities) spendings(ctx context.Context, run schemas.RunID, stage schemas.Stage, but time.Time) (all []schemas.Spending, err error) {
+	var m schemas.Manifest
+	err = shard.GetJSON(ctx, a.store, schemas.ManifestObject(run, stage), &m)
+	if err != nil && schemas.KindOf(err) != schemas.NotFound {
+		return nil, err
+	}
+	all = slices.DeleteFunc(m.Spent, func(s schemas.Spending) bool { return s.Started.Equal(but) })
+	known := len(all)
+	for info, err := range a.store.List(ctx, schemas.SpentPrefix(run, stage)) {
+		if err != nil {
+			return nil, err
+		}
+		started, err := schemas.SpentStarted(info.Key)
+		if err != nil {
+			return nil, schemas.E("read what was spent", info.Key, schemas.Internal, err)
+		}
+		at := slices.IndexFunc(all, func(s schemas.Spending) bool { return s.Started.Equal(started) })
+		if started.Equal(but) || at >= 0 && at < known {
+			continue
+		}
+		if at < 0 {
+			at, all = len(all), append(all, schemas.Spending{Started: started, Finished: started})
+		}
+		var spent schemas.Spent
+		if err := shard.GetJSON(ctx, a.store, info.Key, &spent); err != nil {
+			return nil, err
+		}
+		all[at].Usage.Add(spent.Usage)
+		all[at].Costs.AddAll(spent.Costs)
+		if info.Modified.After(all[at].Finished) {
+			all[at].Finished = info.Modified
+		}
+	}
+	return all, nil
 }

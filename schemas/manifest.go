@@ -133,6 +133,7 @@ type Manifest struct {
 	// Usage is the sum of Spent: what every execution of this stage under this run ID
 	// took that came to its end.
 	Usage    Usage        `json:"usage"`
+	Costs    Costs        `json:"costs,omitempty"` // by category
 	Spent    []Spending   `json:"spent"`
 	Curve    []CurvePoint `json:"curve,omitempty"`
 	Started  time.Time    `json:"started"`
@@ -173,6 +174,7 @@ type Spending struct {
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"`
 	Usage    Usage     `json:"usage"`
+	Costs    Costs     `json:"costs,omitempty"`
 }
 
 // JobResult is the outcome of a training job, stored as jobs/<key>.json.
@@ -202,6 +204,7 @@ type StageSum struct {
 	// ByCategory parts the ledger. It is left out where there are more than
 	// CarriedCategories; the manifest has it.
 	ByCategory Categories `json:"by_category,omitempty"`
+	Costs      Costs      `json:"costs,omitempty"` // likewise
 	// Adopted says that the run didn't pass the stage: it began behind it.
 	Adopted bool `json:"adopted,omitempty"`
 }

@@ -76,6 +76,16 @@ func (s Stage) Queue() string {
 	}
 }
 
+// Pays reports whether the stage's tasks call models that somebody else serves: what they
+// take counts towards a budget.
+func (s Stage) Pays() bool {
+	switch s {
+	case StagePrompts, StageSynthesize, StageFilter, StageRL, StageGrade:
+		return true
+	}
+	return false
+}
+
 // Intent says what a prompt's author wants.
 type Intent string
 
@@ -125,4 +135,5 @@ const (
 	GateModels  Gate = "models"
 	GateQuota   Gate = "quota"
 	GateFailure Gate = "failure"
+	GateBudget  Gate = "budget"
 )

@@ -169,6 +169,15 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.meet(ctx, inputs); err != nil {
 		return err
 	}
+	if f.budget() != (schemas.Cost{}) {
+		// What an earlier execution under this ID has spent counts, too.
+		err := f.retrying(ctx, schemas.StagePrompts, func() error {
+			return workflow.ExecuteActivity(light(ctx, "what was spent so far"), act.Spent, f.id).Get(ctx, &f.carried.Spent)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	f.carried.Inputs = &inputs
 	return nil
 }
@@ -187,6 +196,7 @@ func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
 		return err
 	}
 	f.carried.Notes = append(f.carried.Notes, served.Notes...)
+	f.carried.Probed.Add(served.Usage)
 	f.show(ctx)
 	if len(served.Changed) == 0 {
 		return nil
@@ -224,7 +234,7 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 func (f *factory) report(ctx workflow.Context, state, note string) (report schemas.RunReport, err error) {
 	err = workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, activities.ReportRequest{
 		Run: f.id, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
-		Decisions: f.carried.Decisions, Notes: f.carried.Notes, State: state, Note: note,
+		Decisions: f.carried.Decisions, Notes: f.carried.Notes, Probed: f.carried.Probed, State: state, Note: note,
 	}).Get(ctx, &report)
 	return report, err
 }
