@@ -102,7 +102,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		return result, errors.Join(err, w.recall(ctx))
 	}
 	w.beat.say("waiting for the task's lease")
-	w.lease, err = shard.Acquire(ctx, a.store, key, shard.LeaseOptions{Holder: a.holder, TTL: leaseTTL, Note: w.note})
+	w.lease, err = shard.Acquire(ctx, a.store, key, shard.LeaseOptions{Holder: a.holder, TTL: a.ttl, Note: w.note})
 	if err != nil {
 		return result, err
 	}

@@ -36,9 +36,10 @@ type models struct {
 
 	mu     sync.Mutex
 	asked  []question
-	script func(question) *reply // nil, or returns nil, for the usual reply
-	as     string                // how the models name themselves, as JSON fields
-	hosted bool                  // others serve them
+	script func(question) *reply    // nil, or returns nil, for the usual reply
+	as     string                   // how the models name themselves, as JSON fields
+	hosted bool                     // others serve them
+	usage  func(question) llm.Usage // of an answer
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -95,16 +96,17 @@ func vote(score int, action schemas.Action) *reply {
 
 func newModels(t testing.TB) *models {
 	m := &models{}
-	m.Server = httptest.NewServer(http.HandlerFunc(m.answer))
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.answer(w, r) }))
 	t.Cleanup(m.Close)
 	return m
 }
 
-func (m *models) answer(w http.ResponseWriter, r *http.Request) {
+// answer answers, and returns what that took.
+func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok bool) {
 	var q question
 	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return u, false
 	}
 	m.mu.Lock()
 	m.asked = append(m.asked, q)
@@ -123,7 +125,7 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	if say.status != 0 {
 		w.WriteHeader(say.status)
 		fmt.Fprintf(w, `{"error":{"code":%q,"message":%q}}`, say.code, say.text)
-		return
+		return u, false
 	}
 	finish := say.finish
 	if finish == "" {
@@ -133,7 +135,13 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err) // a string
 	}
-	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":10,"completion_tokens":5}}`, text, finish)
+	u = llm.Usage{PromptTokens: 10, CompletionTokens: 5}
+	if m.usage != nil {
+		u = m.usage(q)
+	}
+	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}}`,
+		text, finish, u.PromptTokens, u.CompletionTokens, u.CachedTokens)
+	return u, true
 }
 
 // says sets the script.
@@ -189,13 +197,20 @@ type options struct {
 	run     schemas.RunID
 	trainer trainer.Config
 	tries   int // of one request
-	keyEnv  string
+
+	provider *provider // in place of models
+	mortal   bool      // nothing is there to close its journal
+	flush    time.Duration
+	keyEnv   string
 }
 
 func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	t.Helper()
 	if o.store == nil {
 		o.store = shard.NewMemory()
+	}
+	if o.provider != nil {
+		o.models = o.provider.models
 	}
 	if o.models == nil {
 		o.models = newModels(t)
@@ -209,19 +224,30 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	c := config.Config{Endpoints: map[string]llm.Endpoint{}, Trainer: o.trainer, Models: map[string]string{"tiny": baseModel(t)}}
 	for _, name := range []string{"teacher", "judge", "grader"} {
 		e := o.models.endpoint(name)
+		if o.provider != nil {
+			e = o.provider.endpoint(name)
+		}
 		e.APIKeyEnv = o.keyEnv
 		c.Endpoints[name] = e
 	}
-	journal := shard.OpenJournal(o.store, shard.JournalOptions{Writer: o.holder, CompactEvery: -1})
+	journals := shard.JournalOptions{Writer: o.holder, FlushEvery: o.flush, CompactEvery: -1}
+	if o.mortal {
+		journals.Log = slog.New(slog.DiscardHandler)
+	}
+	journal := shard.OpenJournal(o.store, journals)
 	t.Cleanup(func() {
-		if err := journal.Close(context.Background()); err != nil {
+		if err := journal.Close(context.Background()); err != nil && !o.mortal {
 			t.Error(err)
 		}
 	})
 	a := New(c, o.store, journal, o.holder)
-	if o.tries != 0 {
+	if o.tries != 0 || o.provider != nil {
 		for name, e := range c.Endpoints {
-			client, err := llm.NewClient(e, llm.Options{Journal: journal, Attempts: o.tries})
+			options := llm.Options{Journal: journal, Attempts: o.tries}
+			if o.provider != nil {
+				options.Transport = o.provider
+			}
+			client, err := llm.NewClient(e, options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -282,6 +308,7 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 	plan := w.plans(stage)
 	var told schemas.Ledger
 	var usage schemas.Usage
+	var costs schemas.Costs
 	for i := range plan.Tasks {
 		r, err := w.does(stage, plan, i)
 		if err != nil {
@@ -292,9 +319,10 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 		}
 		told.Add(r.Ledger)
 		usage.Add(r.Usage)
+		costs.AddAll(r.Costs)
 		results = append(results, r)
 	}
-	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: stage, Plan: plan, Usage: usage})
+	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: stage, Plan: plan, Usage: usage, Costs: costs})
 	if err != nil {
 		w.t.Fatalf("close %s: %v", stage, err)
 	}
