@@ -22,8 +22,7 @@ type account struct {
 	token string
 	renew func(context.Context) error // writes the balance; nil where nothing can be lost
 	grant *schemas.Cost               // of all attempts together; nil for none
-	// asked is told of requests that an offline client would send.
-	asked func(context.Context, llm.Bill)
+	sizes *sizes                      // of what is asked, where somebody wants to know
 	// counting counts answers that this account has paid for before.
 	counting bool
 
@@ -189,6 +188,11 @@ func (a *account) Settle(ctx context.Context, bill llm.Bill, took schemas.Usage)
 func (a *account) Found(ctx context.Context, bill llm.Bill, took schemas.Usage, own bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.sizes != nil {
+		a.sizes.found++
+		a.sizes.prompt += took.PromptTokens
+		a.sizes.completion += took.CompletionTokens
+	}
 	if !own || a.seen[bill.Key] {
 		a.usage.Cached++
 		return
@@ -201,9 +205,12 @@ func (a *account) Found(ctx context.Context, bill llm.Bill, took schemas.Usage, 
 }
 
 // Missing implements llm.Payer.
-func (a *account) Missing(ctx context.Context, bill llm.Bill) {
-	if a.asked != nil {
-		a.asked(ctx, bill)
+func (a *account) Missing(_ context.Context, bill llm.Bill) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sizes != nil {
+		a.sizes.missing++
+		a.sizes.bytes += bill.Bytes
 	}
 }
 

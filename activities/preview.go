@@ -49,13 +49,8 @@ type StagePreview struct {
 // and the journal, and write into memory. Where answers are missing, what follows from
 // them is estimated by the run that it is compared with.
 func Preview(ctx context.Context, c config.Config, store shard.Store, journal *shard.Journal, req PreviewRequest) ([]StagePreview, error) {
-	a := New(c, shard.NewOverlay(store), journal, "preview")
-	a.offline, a.bases = true, map[string]schemas.ModelRef{}
-	p := &preview{Activities: a, PreviewRequest: req, scale: 1, like: map[schemas.Stage]*past{}}
-	if err := p.readLike(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.readInputs(ctx); err != nil {
+	p, err := newPreview(ctx, c, store, journal, req)
+	if err != nil {
 		return nil, err
 	}
 	var stages []StagePreview
@@ -76,6 +71,16 @@ func Preview(ctx context.Context, c config.Config, store shard.Store, journal *s
 	return stages, nil
 }
 
+func newPreview(ctx context.Context, c config.Config, store shard.Store, journal *shard.Journal, req PreviewRequest) (*preview, error) {
+	a := New(c, shard.NewOverlay(store), journal, "preview")
+	a.offline, a.bases = true, map[string]schemas.ModelRef{}
+	p := &preview{Activities: a, PreviewRequest: req, scale: 1, like: map[schemas.Stage]*past{}}
+	if err := p.readLike(ctx); err != nil {
+		return nil, err
+	}
+	return p, p.readInputs(ctx)
+}
+
 // preview is a run that is only looked at.
 type preview struct {
 	*Activities
@@ -89,6 +94,7 @@ type preview struct {
 	absent float64 // units that the next stage would have beside those looked at
 	lost   bool    // what the stages from here on begin with isn't known
 	stale  string  // why the inputs may be others by now
+	sizes  sizes   // of what a stage asks
 }
 
 // past is a stage of the run that is compared with.
@@ -252,9 +258,11 @@ func (p *preview) some(ctx context.Context, stage schemas.Stage, plan *schemas.P
 
 // work is a task that is only looked at: rows whose answers are missing stay out.
 func (p *preview) work(plan *schemas.Plan, i int) *work {
+	account := newAccount("preview")
+	account.sizes = &p.sizes
 	return &work{
 		Activities: p.Activities, plan: plan, spec: plan.Spec, stage: plan.Stage, Task: plan.Tasks[i],
-		account: newAccount("preview"), beat: &beat{}, mayMiss: math.MaxInt64,
+		account: account, beat: &beat{}, mayMiss: math.MaxInt64,
 	}
 }
 

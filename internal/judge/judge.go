@@ -24,7 +24,8 @@ type Asker interface {
 }
 
 const (
-	defaultMaxTokens = 1024
+	// DefaultMaxTokens is how long a reply may be where nothing else is said.
+	DefaultMaxTokens = 1024
 	// Temperature lets votes differ; their seeds do too.
 	Temperature = 0.7
 )
@@ -52,7 +53,7 @@ func New(client Asker, role Role, options Options) *Judge {
 		options.Votes = 1
 	}
 	if options.MaxTokens <= 0 {
-		options.MaxTokens = defaultMaxTokens
+		options.MaxTokens = DefaultMaxTokens
 	}
 	return &Judge{client: client, role: role, schema: role.schema(), options: options}
 }

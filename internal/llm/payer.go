@@ -63,7 +63,7 @@ func (q question) bill(key schemas.Key, body net.Buffers) Bill {
 	e.InputUSD = max(e.InputUSD, e.CachedUSD) // some charge more for what enters their cache
 	e.CachedUSD = 0
 	b.Most = schemas.Cost{
-		USD:    e.price(Usage{PromptTokens: b.Bytes, CompletionTokens: b.Limit}),
+		USD:    e.Price(Usage{PromptTokens: b.Bytes, CompletionTokens: b.Limit}),
 		Tokens: b.Bytes + b.Limit,
 	}
 	return b
@@ -86,7 +86,7 @@ func (c *Client) pay(ctx context.Context, bill Bill, send func() (Answer, error)
 			return Answer{}, err
 		}
 		answer, err := send()
-		answer.USD = c.endpoint.price(answer.Usage)
+		answer.USD = c.endpoint.Price(answer.Usage)
 		return answer, err
 	}
 	if err := c.payer.Send(ctx, bill); err != nil {
@@ -106,7 +106,7 @@ func (c *Client) pay(ctx context.Context, bill Bill, send func() (Answer, error)
 		}
 		return answer, err
 	}
-	answer.USD, answer.Payer = c.endpoint.price(answer.Usage), c.payer.Token()
+	answer.USD, answer.Payer = c.endpoint.Price(answer.Usage), c.payer.Token()
 	took = answer.took()
 	if answer.Usage == (Usage{}) && !answer.Refusal && !answer.TooLong() {
 		// It doesn't say what it took.

@@ -100,8 +100,8 @@ func (a Answer) took() schemas.Usage {
 	}
 }
 
-// price is what u costs at e.
-func (e Endpoint) price(u Usage) float64 {
+// Price is what u costs at e.
+func (e Endpoint) Price(u Usage) float64 {
 	cached := e.CachedUSD
 	if cached == 0 {
 		cached = e.InputUSD
