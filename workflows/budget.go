@@ -97,7 +97,7 @@ func (f *factory) broke(ctx workflow.Context, part *schemas.OpenStage) error {
 	}
 	question += fmt.Sprintf(". Stage %s has done %d of %d tasks", part.Stage, part.Next-len(part.Failed), part.Plan.Tasks)
 	if usd := projected(part); usd > 0 {
-		question += fmt.Sprintf("; by its rows so far it takes $%.2f in all", usd)
+		question += fmt.Sprintf("; by its rows so far it takes %s in all", dollars(usd))
 	}
 	question += ". Set a larger budget for the whole run, and it goes on; what was answered is not paid for again"
 	got, err := f.wait(ctx, schemas.Opening{Gate: schemas.GateBudget, Digest: f.budgetDigest(), Question: question, Takes: verdicts[schemas.GateBudget]})
@@ -114,12 +114,19 @@ func (f *factory) broke(ctx workflow.Context, part *schemas.OpenStage) error {
 func amount(c, limit schemas.Cost) string {
 	var parts []string
 	if limit.USD > 0 {
-		parts = append(parts, fmt.Sprintf("$%.2f", c.USD))
+		parts = append(parts, dollars(c.USD))
 	}
 	if limit.Tokens > 0 {
 		parts = append(parts, fmt.Sprintf("%d tokens", c.Tokens))
 	}
 	return strings.Join(parts, " and ")
+}
+
+func dollars(usd float64) string {
+	if usd != 0 && usd < 1 {
+		return fmt.Sprintf("$%.4f", usd)
+	}
+	return fmt.Sprintf("$%.2f", usd)
 }
 
 // projected is what a stage will have cost, by its rows so far; 0 where nothing tells.

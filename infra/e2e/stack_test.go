@@ -114,7 +114,9 @@ func newStack(t *testing.T, flags ...string) *stack {
 const inFlight = 16
 
 func (s *stack) endpoint(model string) map[string]any {
+	p := prices[model]
 	return map[string]any{
+		"input_usd": p.input, "cached_usd": p.cached, "output_usd": p.output,
 		"base_url": s.simllm + "/v1", "model": model, "provider": "simllm", "revision": "1", "simulated": true, "max_in_flight": inFlight,
 	}
 }
