@@ -177,16 +177,22 @@ func moneyLines(p schemas.Progress) string {
 		}
 	}
 	if p.Budget != nil {
-		var parts []string
-		if p.Budget.USD > 0 {
-			parts = append(parts, price(p.Budget.USD))
-		}
-		if p.Budget.Tokens > 0 {
-			parts = append(parts, fmt.Sprintf("%d tokens", p.Budget.Tokens))
-		}
-		fmt.Fprintf(&b, "Budget: %s\n", strings.Join(parts, " and "))
+		fmt.Fprintf(&b, "Budget: %s\n", limit(*p.Budget))
 	}
 	return b.String()
+}
+
+// limit writes what may be spent.
+func limit(c schemas.Cost) string {
+	switch {
+	case c.USD > 0 && c.Tokens > 0:
+		return fmt.Sprintf("%s and %d tokens", price(c.USD), c.Tokens)
+	case c.USD > 0:
+		return price(c.USD)
+	case c.Tokens > 0:
+		return fmt.Sprintf("%d tokens", c.Tokens)
+	}
+	return "to none"
 }
 
 // categoryTables shows what became of each category's units, a table for a stage.

@@ -90,7 +90,7 @@ func (f *factory) granted(ctx workflow.Context, p *purse, index int, had schemas
 // broke opens the budget gate.
 func (f *factory) broke(ctx workflow.Context, part *schemas.OpenStage) error {
 	usage := f.total(part)
-	question := fmt.Sprintf("The budget of %s is spent: %s", amount(f.budget(), f.budget()), amount(usage.Cost(), f.budget()))
+	question := fmt.Sprintf("Another call could exceed the budget of %s: %s spent so far", amount(f.budget(), f.budget()), amount(usage.Cost(), f.budget()))
 	if usage.Unanswered > 0 || usage.UnansweredUSD > 0 {
 		question += fmt.Sprintf(", and at most %s more for %d calls to which no answer is known",
 			amount(schemas.Cost{USD: usage.UnansweredUSD, Tokens: usage.UnansweredTokens}, f.budget()), usage.Unanswered)

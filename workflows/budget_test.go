@@ -80,7 +80,7 @@ func TestABudgetPausesAtItsGate(t *testing.T) {
 	w, spec := spends(t, s, 12, 3)
 	w.RegisterDelayedCallback(func() {
 		p := w.progress(t)
-		if p.Waiting == nil || p.Waiting.Gate != schemas.GateBudget || !strings.Contains(p.Waiting.Question, "The budget of $12.00 is spent: $12.00") ||
+		if p.Waiting == nil || p.Waiting.Gate != schemas.GateBudget || !strings.Contains(p.Waiting.Question, "could exceed the budget of $12.00: $12.00 spent") ||
 			!strings.Contains(p.Waiting.Command, `--name set-budget --input '{"gate":"budget","by":"YOUR NAME","usd":DOLLARS}'`) {
 			t.Errorf("waits for %+v", p.Waiting)
 		}
