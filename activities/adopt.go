@@ -333,7 +333,7 @@ func (d *dataset) write(ctx context.Context, category schemas.Category) error {
 			Category: r.Category, Intent: r.Intent, Language: r.Language, Source: r.Source,
 		}
 		examples[i].ID = exampleID(examples[i])
-		rl[i] = schemas.RLPrompt{PromptID: r.ID, Prompt: r.Messages, Category: r.Category, Intent: r.Intent}
+		rl[i] = schemas.RLPrompt{PromptID: r.ID, Prompt: r.Messages, Category: r.Category, Intent: r.Intent, Language: r.Language, Source: r.Source}
 	}
 	if err := writeOwn(ctx, d, t, 0, examples, ledger); err != nil {
 		return err

@@ -237,14 +237,14 @@ func TestSuitesAreComparedWithWhatIsTaken(t *testing.T) {
 	t.Parallel()
 	held := filepath.Join(write(t, map[string]string{"held.jsonl": jsonl(t, prompt{Category: "violence", Intent: schemas.IntentBenign, Text: "Why?"})}), "held.jsonl")
 	spec := own(t, schemas.StageSFT)
-	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: held}}}
+	spec.Evaluate = schemas.EvaluateSpec{Grader: schemas.RoleOf("grader"), Suites: []schemas.Import{{Path: held}}}
 	w := newWorld(t, spec, options{}).begins()
 	if got := w.sums[0].Ledger; got.Kept != 2 || got.Rejected[schemas.ReasonContaminated] != 1 {
 		t.Errorf("taken as %s", got)
 	}
 	first := newWorld(t, imported(t, fivePrompts()...), options{store: w.store, run: "first"}).stages(dataStages...)
 	spec = first.spec
-	spec.From, spec.Evaluate = schemas.FromSpec{Stage: schemas.StageSFT, Run: "first"}, schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: held}}}
+	spec.From, spec.Evaluate = schemas.FromSpec{Stage: schemas.StageSFT, Run: "first"}, schemas.EvaluateSpec{Grader: schemas.RoleOf("grader"), Suites: []schemas.Import{{Path: held}}}
 	w = newWorld(t, spec, options{store: w.store, run: "second"}).imports()
 	r, err := call[AdoptResult](w, w.Adopt, AdoptRequest{Run: w.run, Spec: w.spec, Inputs: w.inputs})
 	if err != nil || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "suite held was not compared") {

@@ -11,7 +11,7 @@ import (
 )
 
 // curateVersion changes when the same verdicts give other training sets.
-const curateVersion = 3
+const curateVersion = 4
 
 // curate plans a task for every shard of verdicts, with the completions they
 // judge and the prompts those answer.
@@ -80,7 +80,7 @@ func doCurate(ctx context.Context, w *work) error {
 	}
 	rl := make([]schemas.RLPrompt, len(prompts))
 	for i, p := range prompts {
-		rl[i] = schemas.RLPrompt{PromptID: p.ID, Prompt: p.Messages, Category: p.Category, Intent: p.Intent}
+		rl[i] = schemas.RLPrompt{PromptID: p.ID, Prompt: p.Messages, Category: p.Category, Intent: p.Intent, Language: p.Language, Source: p.Source}
 	}
 	if key, err = w.Output(schemas.OutputRLPrompts); err != nil {
 		return err

@@ -25,7 +25,7 @@ func withSuite(t *testing.T) schemas.RunSpec {
 		prompt{Category: "violence", Intent: schemas.IntentBenign, Text: held})...)
 	dir := write(t, map[string]string{"held.jsonl": jsonl(t,
 		prompt{Category: "violence", Intent: schemas.IntentBenign, Text: held})})
-	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
+	spec.Evaluate = schemas.EvaluateSpec{Grader: schemas.RoleOf("grader"), Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
 	return spec
 }
 
@@ -220,9 +220,9 @@ func TestARowsOutcomeIsItsOwn(t *testing.T) {
 	for _, tt := range tests {
 		prompts = append(prompts, prompt{Category: "violence", Intent: schemas.IntentBenign, Text: "Say something " + tt.word + "."})
 	}
-	// The first vote on one row is lost, the others are good.
+	// The first vote on one row is good, the others are lost.
 	prompts = append(prompts, prompt{Category: "violence", Intent: schemas.IntentBenign, Text: "Say something misheard."})
-	var lostSeed int64
+	var goodSeed int64
 	models := newModels(t)
 	models.says(func(q question) *reply {
 		for _, tt := range tests {
@@ -233,10 +233,10 @@ func TestARowsOutcomeIsItsOwn(t *testing.T) {
 		if q.Model == "judge" && asks(q, "misheard") {
 			models.mu.Lock()
 			defer models.mu.Unlock()
-			if lostSeed == 0 {
-				lostSeed = q.Seed
+			if goodSeed == 0 {
+				goodSeed = q.Seed
 			}
-			if q.Seed == lostSeed || len(q.Messages) > 2 {
+			if q.Seed != goodSeed {
 				return &reply{text: "Pardon?"}
 			}
 		}
@@ -265,8 +265,8 @@ func TestARowsOutcomeIsItsOwn(t *testing.T) {
 		}
 	}
 	misheard := verdicts[schemas.PromptID("violence", []schemas.Message{{Role: "user", Content: "Say something misheard."}})]
-	if misheard.Reason != schemas.ReasonMalformedVerdict || len(misheard.Votes) != 2 {
-		t.Errorf("a vote of three is lost: got %+v", misheard)
+	if misheard.Reason != schemas.ReasonMalformedVerdict || len(misheard.Votes) != 1 || misheard.VoteCount != 1 || !misheard.Early {
+		t.Errorf("the second vote of three is lost: got %+v", misheard)
 	}
 	if kept := w.sums[3].Ledger.Kept; kept != 2 {
 		t.Errorf("%d examples, want the 2 that nothing was wrong with", kept)

@@ -28,7 +28,7 @@ func (r Range) times(o Range) Range { return Range{r.Low * o.Low, r.High * o.Hig
 // StageEstimate is what a stage's calls to models are expected to take.
 type StageEstimate struct {
 	Stage      schemas.Stage `json:"stage"`
-	Endpoint   string        `json:"endpoint"`
+	Endpoints  string        `json:"endpoints"`
 	Answered   int64         `json:"answered"` // by the journal
 	Calls      Range         `json:"calls"`
 	Prompt     Range         `json:"prompt_tokens"`
@@ -101,10 +101,10 @@ type sizes struct {
 
 // asking is how a stage asks its model.
 type asking struct {
-	endpoint string
-	votes    int
-	limit    int
-	role     judge.Role // empty for the teacher
+	who   schemas.Role
+	votes int
+	limit int
+	role  judge.Role // empty for the teacher
 }
 
 func (x *estimator) asking(stage schemas.Stage) (k asking, ok bool) {
@@ -133,11 +133,7 @@ func (x *estimator) stage(ctx context.Context, stage schemas.Stage) error {
 	if !asks {
 		return nil
 	}
-	endpoint, err := x.endpoint(k.endpoint)
-	if err != nil {
-		return err
-	}
-	e := StageEstimate{Stage: stage, Endpoint: k.endpoint, Answered: s.Answered, Calls: Range{float64(s.Least), float64(s.Most)}}
+	e := StageEstimate{Stage: stage, Endpoints: k.who.String(), Answered: s.Answered, Calls: Range{float64(s.Least), float64(s.Most)}}
 	switch {
 	case x.lost && stage == schemas.StageRL && s.Found == 0:
 		n := float64(x.planned(stage)) * float64(k.votes)
@@ -154,7 +150,7 @@ func (x *estimator) stage(ctx context.Context, stage schemas.Stage) error {
 		x.assume("%s: %s", stage, s.Estimated)
 	}
 	if e.Calls.High > 0 {
-		if err := x.tokens(ctx, k, endpoint, &e); err != nil {
+		if err := x.tokens(ctx, k, &e); err != nil {
 			return err
 		}
 	}
@@ -176,7 +172,7 @@ func (x *estimator) planned(stage schemas.Stage) (n int64) {
 
 // tokens fills in what calls take, by recorded answers of the stage where there are enough,
 // else by the requests as they are rendered.
-func (x *estimator) tokens(ctx context.Context, k asking, endpoint llm.Endpoint, e *StageEstimate) error {
+func (x *estimator) tokens(ctx context.Context, k asking, e *StageEstimate) error {
 	limit := float64(k.limit)
 	prompt, completion := Range{}, Range{limit * shortAnswer, limit}
 	if x.sizes.found >= enoughAnswers {
@@ -199,10 +195,23 @@ func (x *estimator) tokens(ctx context.Context, k asking, endpoint llm.Endpoint,
 		x.assume("%s: answers of %.0f to %.0f tokens, the most that is asked for", e.Stage, completion.Low, completion.High)
 	}
 	e.Prompt, e.Completion = e.Calls.times(prompt), e.Calls.times(completion)
-	price := func(prompt, completion float64) float64 {
-		return endpoint.Price(llm.Usage{PromptTokens: int64(prompt), CompletionTokens: int64(completion)})
+	for i, name := range k.who.Endpoints() {
+		endpoint, err := x.endpoint(name)
+		if err != nil {
+			return err
+		}
+		price := func(prompt, completion float64) float64 {
+			return endpoint.Price(llm.Usage{PromptTokens: int64(prompt), CompletionTokens: int64(completion)})
+		}
+		low, high := price(e.Prompt.Low, e.Completion.Low), price(e.Prompt.High, e.Completion.High)
+		if i == 0 {
+			e.USD = Range{low, high}
+		}
+		e.USD = Range{min(e.USD.Low, low), max(e.USD.High, high)}
 	}
-	e.USD = Range{price(e.Prompt.Low, e.Completion.Low), price(e.Prompt.High, e.Completion.High)}
+	if len(k.who.Endpoints()) > 1 {
+		x.assume("%s: between all calls at the cheapest and at the dearest endpoint of its routes", e.Stage)
+	}
 	return nil
 }
 

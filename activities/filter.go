@@ -10,7 +10,7 @@ import (
 )
 
 // filterVersion changes when the same votes give other verdicts.
-const filterVersion = 3
+const filterVersion = 4
 
 // filter plans a task for every shard of completions.
 func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -19,10 +19,6 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		return nil, err
 	}
 	pol, err := p.policyOf(ctx, p.inputs.Policy)
-	if err != nil {
-		return nil, err
-	}
-	j, err := p.endpoint(p.Spec.Filter.Judge)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +31,10 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 		l := lineage{
 			Stage: schemas.StageFilter, Version: []any{filterVersion, judge.StageVersion()}, Inputs: digests(ref),
 			Params: p.params(map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens}),
-			Policy: cp.Digest, Models: []model{asked(j)},
+			Policy: cp.Digest,
+		}
+		if err := p.cast(&l, s.Judge, cp.Category); err != nil {
+			return nil, err
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
 		t.Category, t.Inputs = cp.Category, []schemas.ShardRef{ref}
@@ -58,37 +57,33 @@ func doFilter(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	client, err := w.client(w.spec.Filter.Judge)
+	router, err := w.router(w.spec.Filter.Judge)
 	if err != nil {
 		return err
 	}
-	s := w.spec.Filter
-	j := judge.New(client, judge.RoleFilter, judge.Options{Votes: s.Votes, Threshold: *s.Threshold, MaxTokens: s.MaxTokens, Refresh: w.refresh()})
+	j := routedJudge{router: router, judge: judge.New(nil, judge.RoleFilter, filterOptions(w.spec))}
 	verdicts := rowsOf[schemas.Verdict]{
 		kind: schemas.OutputVerdicts, n: len(completions), unit: judged(completions),
 		reason: func(v schemas.Verdict) schemas.Reason { return v.Reason },
 	}
-	return verdicts.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Verdict, error) {
+	return verdicts.do(ctx, w, router.inFlight(), func(ctx context.Context, i int) (schemas.Verdict, error) {
 		c := completions[i]
-		r, err := j.Verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
+		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 		if err != nil {
-			return schemas.Verdict{}, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
+			return schemas.Verdict{}, w.unanswered(err, w.spec.Filter.Votes-len(r.Votes)-r.Lost)
 		}
-		v := schemas.Verdict{
-			CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
-			Sample: c.Sample, Judge: client.Endpoint().Identity(), Score: r.Score, Votes: r.Votes, Early: r.Early,
-		}
-		switch {
-		case len(r.Votes) == 0:
-			v.Reason = schemas.ReasonMalformedVerdict
-		case r.Score < *s.Threshold:
-			v.Reason = schemas.ReasonBelowThreshold
-		case r.Lost > 0:
-			// A minimum over fewer votes than asked for is no verdict to keep by.
-			v.Reason = schemas.ReasonMalformedVerdict
-		}
+		v := verdict(c, who, r)
 		return v, w.trip.count(v.Reason, v)
 	})
+}
+
+// verdict is what a judge's votes on a completion come to.
+func verdict(c schemas.Completion, by schemas.ModelIdentity, r judge.Result) schemas.Verdict {
+	return schemas.Verdict{
+		CompletionID: c.ID, PromptID: c.Prompt.ID, Category: c.Prompt.Category, Intent: c.Prompt.Intent,
+		Sample: c.Sample, Judge: by, Score: r.Score, VoteCount: int32(len(r.Votes)), Votes: r.Votes, Early: r.Early,
+		Reason: r.Reason,
+	}
 }
 
 // judged names the completions that a vote is missing on.

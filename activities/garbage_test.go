@@ -46,7 +46,7 @@ func TestGarbage(t *testing.T) {
 	models, store := newModels(t), shardtest.NewAging()
 	c := able(t, models)
 	spec := evaluated(t)
-	spec.SFT, spec.RL = schemas.SFTSpec{}, schemas.RLSpec{Judge: "judge", Steps: 1, PromptsPerStep: 1, Generations: 2}
+	spec.SFT, spec.RL = schemas.SFTSpec{}, schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: 1, PromptsPerStep: 1, Generations: 2}
 	other := spec
 	other.Filter.MaxTokens = 300
 

@@ -10,7 +10,7 @@ import (
 )
 
 // gradeVersion changes when the same votes give other grades.
-const gradeVersion = 3
+const gradeVersion = 4
 
 // grade plans a task for every shard of evaluation answers.
 func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
@@ -18,15 +18,14 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 	if err != nil {
 		return nil, err
 	}
-	grader, err := p.endpoint(p.Spec.Evaluate.Grader)
-	if err != nil {
-		return nil, err
-	}
 	for i, ref := range m.Outputs[schemas.OutputCompletions] {
 		l := lineage{
 			Stage: schemas.StageGrade, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
 			Params: p.params(map[string]any{"votes": p.Spec.Evaluate.Votes}),
-			Policy: p.inputs.Policy, Models: []model{asked(grader)},
+			Policy: p.inputs.Policy,
+		}
+		if err := p.cast(&l, p.Spec.Evaluate.Grader, p.inputs.Categories...); err != nil {
+			return nil, err
 		}
 		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
 		t.Arm, t.Suite, t.Inputs = plan.Tasks[i].Arm, plan.Tasks[i].Suite, []schemas.ShardRef{ref}
@@ -49,28 +48,29 @@ func doGrade(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	client, err := w.client(w.spec.Evaluate.Grader)
+	router, err := w.router(w.spec.Evaluate.Grader)
 	if err != nil {
 		return err
 	}
-	j := judge.New(client, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes, Refresh: w.refresh()})
+	j := routedJudge{router: router, judge: judge.New(nil, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes, Refresh: w.refresh()})}
 	grades := rowsOf[schemas.Grade]{
 		kind: schemas.OutputGrades, n: len(completions), unit: judged(completions),
 		reason: func(g schemas.Grade) schemas.Reason { return g.Reason },
 	}
-	return grades.do(ctx, w, inFlight(client), func(ctx context.Context, i int) (schemas.Grade, error) {
+	return grades.do(ctx, w, router.inFlight(), func(ctx context.Context, i int) (schemas.Grade, error) {
 		c := completions[i]
 		g := schemas.Grade{
 			CompletionID: c.ID, PromptID: c.Prompt.ID, Suite: c.Suite, Arm: c.Arm,
 			Category: c.Prompt.Category, Intent: c.Prompt.Intent, Expected: c.Prompt.Expected,
 			HasCoT: c.CoT != "", Cited: eval.CitedCategory(c.CoT, pol.Categories()),
-			Truncated: c.FinishReason == "length", Grader: client.Endpoint().Identity(),
+			Truncated: c.FinishReason == "length",
 		}
 		cp, err := pol.For(c.Prompt.Category)
 		if err != nil {
 			return g, err
 		}
-		r, err := j.Verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
+		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
+		g.Grader = who
 		if err != nil {
 			return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
 		}

@@ -53,6 +53,9 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 	if err != nil {
 		return ref, err
 	}
+	if err := spec.CheckCategories(p.Categories()); err != nil {
+		return ref, err
+	}
 	inputs.Policy, inputs.Categories = p.Digest(), p.Categories()
 	if spec.Passes(schemas.StagePrompts) {
 		if inputs.Prompts, err = a.importFiles(ctx, spec.Prompts.Imports, examples.Prompts, p, spec.Prompts.Limit, asPrompts); err != nil {
@@ -109,9 +112,10 @@ func (r role) hosted() bool { return r.err == nil && !r.endpoint.Simulated && r.
 // usedEndpoints lists the endpoints that the run asks.
 func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 	for _, r := range []struct {
-		stage       schemas.Stage
-		field, name string
-		asks        llm.Request
+		stage schemas.Stage
+		field string
+		role  schemas.Role
+		asks  llm.Request
 	}{
 		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
 		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
@@ -119,8 +123,10 @@ func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
 	} {
 		if spec.Passes(r.stage) {
-			e, err := a.endpoint(r.name)
-			used = append(used, role{r.field, r.name, e, r.asks, err})
+			for _, name := range r.role.Endpoints() {
+				e, err := a.endpoint(name)
+				used = append(used, role{r.field, name, e, r.asks, err})
+			}
 		}
 	}
 	return used
@@ -150,6 +156,11 @@ func hosted(used []role) (names []string) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// ReadPolicy reads a policy from where a spec's policy.source says.
+func ReadPolicy(ctx context.Context, c config.Config, source string) (*policy.Policy, error) {
+	return (&Activities{config: c}).readPolicy(ctx, source)
 }
 
 func (a *Activities) readPolicy(ctx context.Context, source string) (*policy.Policy, error) {

@@ -37,10 +37,10 @@ func TestImportRefusesBadInput(t *testing.T) {
 		change func(*schemas.RunSpec)
 		want   string
 	}{
-		{"no such teacher", func(s *schemas.RunSpec) { s.Synthesize.Teacher = "nobody" }, "synthesize.teacher"},
-		{"no such judge", func(s *schemas.RunSpec) { s.Filter.Judge = "nobody" }, "filter.judge"},
-		{"no such reward", func(s *schemas.RunSpec) { s.RL.Judge = "nobody" }, "rl.judge"},
-		{"no such grader", func(s *schemas.RunSpec) { s.Evaluate.Grader = "nobody" }, "evaluate.grader"},
+		{"no such teacher", func(s *schemas.RunSpec) { s.Synthesize.Teacher = schemas.RoleOf("nobody") }, "synthesize.teacher"},
+		{"no such judge", func(s *schemas.RunSpec) { s.Filter.Judge = schemas.RoleOf("nobody") }, "filter.judge"},
+		{"no such reward", func(s *schemas.RunSpec) { s.RL.Judge = schemas.RoleOf("nobody") }, "rl.judge"},
+		{"no such grader", func(s *schemas.RunSpec) { s.Evaluate.Grader = schemas.RoleOf("nobody") }, "evaluate.grader"},
 		{"no policy folder", func(s *schemas.RunSpec) { s.Policy.Source = filepath.Join(dir, "none") }, filepath.Join(dir, "none")},
 		{"a file as policy", func(s *schemas.RunSpec) { s.Policy.Source = filepath.Join(dir, "good.jsonl") }, "good.jsonl"},
 		{"a policy without style", func(s *schemas.RunSpec) { s.Policy.Source = dir }, "style.md"},
@@ -88,7 +88,7 @@ func TestImport(t *testing.T) {
 	t.Parallel()
 	spec := withSuite(t)
 	// What is skipped needs no endpoint.
-	spec.RL = schemas.RLSpec{Skip: true, Judge: "nobody"}
+	spec.RL = schemas.RLSpec{Skip: true, Judge: schemas.RoleOf("nobody")}
 	w := newWorld(t, spec, options{}).imports()
 	if w.inputs.PromptRows != 7 {
 		t.Errorf("%d prompts, want 7", w.inputs.PromptRows)

@@ -227,7 +227,7 @@ func TestRL(t *testing.T) {
 	models := newModels(t)
 	spec := imported(t, fivePrompts()...)
 	spec.SFT.Skip = true
-	spec.RL = schemas.RLSpec{Judge: "judge", Steps: 3, PromptsPerStep: 1, Generations: 2}
+	spec.RL = schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: 3, PromptsPerStep: 1, Generations: 2}
 	w := newWorld(t, spec, options{models: models, trainer: c, tries: 1}).stages(dataStages...)
 	models.take()
 	models.says(func(q question) *reply {

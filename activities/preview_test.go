@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"precept/internal/policy/policytest"
 	"precept/schemas"
 )
 
@@ -52,6 +53,11 @@ func TestPreview(t *testing.T) {
 	models.take()
 	more := filepath.Join(write(t, map[string]string{"more.jsonl": jsonl(t,
 		prompt{Category: "violence", Intent: schemas.IntentBenign, Text: "Why do films show fights?"})}), "more.jsonl")
+	texts := map[string]string{}
+	for name, f := range policytest.Files() {
+		texts[name] = strings.Replace(string(f.Data), "One brief apology.", "An apology.", 1) // in violence alone
+	}
+	edited := write(t, texts)
 	const all = ", 0 answered, 0-0 asked"
 	tests := []struct {
 		name   string
@@ -77,6 +83,10 @@ func TestPreview(t *testing.T) {
 		}},
 		{"a refreshed filter", func(s *schemas.RunSpec) { s.Refresh = map[schemas.Stage]string{schemas.StageFilter: "today"} }, [4]string{
 			"1/1" + all, "2/2" + all, "0/2, 0 answered, 10-30 asked: params.refresh", "0/2" + all + ": inputs (estimated)",
+		}},
+		{"an edited category", func(s *schemas.RunSpec) { s.Policy.Source = edited }, [4]string{
+			"1/1" + all, "1/2, 0 answered, 6-6 asked: policy (1 of 2 tasks)",
+			"1/2, 0 answered, 16-16 asked: inputs (1 of 2 tasks), policy (1 of 2 tasks) (estimated)", "1/2" + all + ": inputs (1 of 2 tasks) (estimated)",
 		}},
 	}
 	for _, tt := range tests {

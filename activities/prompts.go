@@ -21,9 +21,11 @@ const promptsVersion = 3
 // rows. It writes a shard for every category and bucket.
 func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
 	// Before anything is paid, on a queue that calls models.
-	for _, name := range []string{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
-		if _, err := p.client(name); err != nil {
-			return nil, err
+	for _, role := range []schemas.Role{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
+		for _, name := range role.Endpoints() {
+			if _, err := p.client(name); err != nil {
+				return nil, err
+			}
 		}
 	}
 	var inputs []schemas.Digest

@@ -130,7 +130,7 @@ func TestAQuotaOfNothing(t *testing.T) {
 	spec := imported(t, fivePrompts()[0])
 	spec.Quota = schemas.QuotaSpec{Accepted: 1, ByIntent: true}
 	dir := write(t, map[string]string{"held.jsonl": jsonl(t, fivePrompts()[0])})
-	spec.Evaluate = schemas.EvaluateSpec{Grader: "grader", Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
+	spec.Evaluate = schemas.EvaluateSpec{Grader: schemas.RoleOf("grader"), Suites: []schemas.Import{{Path: filepath.Join(dir, "held.jsonl")}}}
 	w := newWorld(t, spec, options{})
 	w.imports().stage(schemas.StagePrompts)
 	r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, First: true})

@@ -105,15 +105,21 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 		}
 		grades = append(grades, rows...)
 	}
-	grader, err := a.endpoint(req.Spec.Evaluate.Grader)
+	var graders []schemas.ModelIdentity
+	for _, name := range req.Spec.Evaluate.Grader.Endpoints() {
+		grader, err := a.endpoint(name)
+		if err != nil {
+			return e, nil, err
+		}
+		if id := grader.Identity(); !slices.Contains(graders, id) {
+			graders = append(graders, id)
+		}
+	}
+	same, err := a.judgedBy(ctx, req.Sums, graders)
 	if err != nil {
 		return e, nil, err
 	}
-	same, err := a.judgedBy(ctx, req.Sums, grader.Identity())
-	if err != nil {
-		return e, nil, err
-	}
-	e = eval.Evaluate(grades, grader.Identity(), same)
+	e = eval.Evaluate(grades, together(graders), same)
 
 	byID := map[string]*schemas.Grade{}
 	for i := range grades {
@@ -161,8 +167,9 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 	return e, shown, nil
 }
 
-// judgedBy reports whether a model has filtered or rewarded what the run trained on.
-func (a *Activities) judgedBy(ctx context.Context, sums []schemas.StageSum, grader schemas.ModelIdentity) (bool, error) {
+// judgedBy reports whether one of the graders may have filtered or rewarded what the run
+// trained on.
+func (a *Activities) judgedBy(ctx context.Context, sums []schemas.StageSum, graders []schemas.ModelIdentity) (bool, error) {
 	for _, s := range sums {
 		if s.Stage != schemas.StageFilter && s.Stage != schemas.StageRL {
 			continue
@@ -176,7 +183,7 @@ func (a *Activities) judgedBy(ctx context.Context, sums []schemas.StageSum, grad
 			if err != nil {
 				return false, err
 			}
-			if slices.ContainsFunc(models, func(m model) bool { return m.Identity == grader }) {
+			if slices.ContainsFunc(models, func(m model) bool { return slices.Contains(graders, m.Identity) }) {
 				return true, nil
 			}
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // rlVersion changes when the same job trains another model.
-const rlVersion = 3
+const rlVersion = 4
 
 // rl plans the one task of reinforcement learning, from the SFT model or, where
 // SFT is skipped, from the base.
@@ -26,10 +26,6 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := p.endpoint(p.Spec.RL.Judge)
-	if err != nil {
-		return nil, err
-	}
 	s := p.Spec.RL
 	refs := m.Outputs[schemas.OutputRLPrompts]
 	l := lineage{
@@ -39,7 +35,10 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
 		}),
-		Policy: p.inputs.Policy, Models: []model{weights(start), asked(j)},
+		Policy: p.inputs.Policy, Models: []model{weights(start)},
+	}
+	if err := p.cast(&l, s.Judge, p.inputs.Categories...); err != nil {
+		return nil, err
 	}
 	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
 	t.Inputs, t.Model = refs, &start
@@ -77,7 +76,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
-		client, err := w.client(w.spec.RL.Judge)
+		router, err := w.router(w.spec.RL.Judge)
 		if err != nil {
 			return err
 		}
@@ -85,9 +84,12 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		ctx, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		rewards, err := reward.Serve(judging, reward.Options{
-			Judge:    judge.New(stopper{client, stop}, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
+			Judge: routedJudge{
+				router: router, wrap: func(a judge.Asker) judge.Asker { return stopper{a, stop} },
+				judge: judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
+			},
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
-			InFlight: inFlight(client),
+			InFlight: router.inFlight(),
 		})
 		if err != nil {
 			return err

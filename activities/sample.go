@@ -127,7 +127,8 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		ask := asker{w: w, client: client.Guarded(w.guard).Paying(w.account), request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
+		mine := client.Guarded(w.guard).Paying(w.account)
+		ask := asker{w: w, request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
 		return completionsOf(len(prompts), func(i int) schemas.FailedRow {
 			return schemas.FailedRow{PromptID: prompts[i].ID}
 		}).do(ctx, w, atOnce, func(ctx context.Context, i int) (schemas.Completion, error) {
@@ -140,7 +141,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 				}
 				messages = policy.TeacherMessages(cp, prompt)
 			}
-			c, err := ask.completion(ctx, prompt, messages, 0)
+			c, err := ask.completion(ctx, &choice{w: w, clients: []*llm.Client{mine}}, prompt, messages, 0)
 			c.Arm, c.Suite = w.Arm, w.Suite
 			// Whatever the model said is graded, cut or odd as it may be.
 			if c.Reason != schemas.ReasonTooLong {

@@ -69,10 +69,10 @@ func (w *work) keep(ctx context.Context) error {
 	return shard.PutJSON(ctx, w.store, w.record, b.Spent, shard.PutOptions{})
 }
 
-// open finds out what earlier attempts have spent. Where the last one released its lease,
+// begin finds out what earlier attempts have spent. Where the last one released its lease,
 // that tells exactly. Where it was killed, the journal tells what was answered, and the
 // lease bounds the rest.
-func (w *work) open(ctx context.Context) error {
+func (w *work) begin(ctx context.Context) error {
 	b, ok := readBalance(w.lease.Told())
 	if ok && b.Payer != w.account.token {
 		if err := w.bury(ctx, b); err != nil {

@@ -24,10 +24,6 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 	if err != nil {
 		return nil, err
 	}
-	teacher, err := p.endpoint(p.Spec.Synthesize.Teacher)
-	if err != nil {
-		return nil, err
-	}
 	shards := map[schemas.Category][]schemas.ShardRef{}
 	var categories []schemas.Category // in the order of the plan
 	for i, ref := range m.Outputs[schemas.OutputPrompts] {
@@ -43,11 +39,14 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 		if err != nil {
 			return nil, err
 		}
-		task := func(name string, ref schemas.ShardRef, prompts int64, draw []schemas.Share) {
+		task := func(name string, ref schemas.ShardRef, prompts int64, draw []schemas.Share) error {
 			l := lineage{
 				Stage: schemas.StageSynthesize, Version: []any{synthesizeVersion, policy.TeacherVersion()}, Inputs: digests(ref),
 				Params: p.params(map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens}),
-				Policy: cp.Digest, Models: []model{asked(teacher)},
+				Policy: cp.Digest,
+			}
+			if err := p.cast(&l, s.Teacher, category); err != nil {
+				return err
 			}
 			if draw != nil {
 				l.Params["shares"] = draw
@@ -55,12 +54,16 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 			t := newTask(name, prompts*int64(s.Samples), l, schemas.OutputCompletions)
 			t.Category, t.Inputs, t.Shares = category, []schemas.ShardRef{ref}, draw
 			tasks = append(tasks, t)
+			return nil
 		}
 		refs := shards[category]
 		if p.Spec.Quota.Accepted == 0 {
 			for b, ref := range refs {
-				if ref.Ledger.Kept > 0 {
-					task(title("%s %d/%d", category, b+1, len(refs)), ref, ref.Ledger.Kept, nil)
+				if ref.Ledger.Kept == 0 {
+					continue
+				}
+				if err := task(title("%s %d/%d", category, b+1, len(refs)), ref, ref.Ledger.Kept, nil); err != nil {
+					return nil, err
 				}
 			}
 			continue
@@ -75,8 +78,11 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 				for _, share := range draw {
 					n += share.To - share.From
 				}
-				if n > 0 {
-					task(title("%s %d/%d, round %d", category, b+1, len(refs), round+1), refs[b], n, draw)
+				if n == 0 {
+					continue
+				}
+				if err := task(title("%s %d/%d, round %d", category, b+1, len(refs), round+1), refs[b], n, draw); err != nil {
+					return nil, err
 				}
 			}
 		}
@@ -99,20 +105,21 @@ func doSynthesize(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	teacher, err := w.client(w.spec.Synthesize.Teacher)
+	teacher, err := w.router(w.spec.Synthesize.Teacher)
 	if err != nil {
 		return err
 	}
-	ask := asker{w: w, client: teacher, request: llm.Request{
-		Temperature: *w.spec.Synthesize.Temperature, MaxTokens: w.spec.Synthesize.MaxTokens,
-		Refresh: w.refresh(),
-	}}
+	ask := asker{w: w, request: teacherRequest(w.spec)}
 	samples := w.spec.Synthesize.Samples
 	return completionsOf(len(prompts)*samples, func(i int) schemas.FailedRow {
 		return schemas.FailedRow{PromptID: prompts[i/samples].ID, Sample: int32(i % samples)}
-	}).do(ctx, w, inFlight(teacher), func(ctx context.Context, i int) (schemas.Completion, error) {
+	}).do(ctx, w, teacher.inFlight(), func(ctx context.Context, i int) (schemas.Completion, error) {
 		prompt := prompts[i/samples]
-		c, err := ask.completion(ctx, prompt, policy.TeacherMessages(cp, prompt), i%samples)
+		choice, err := teacher.to(prompt)
+		if err != nil {
+			return schemas.Completion{}, err
+		}
+		c, err := ask.completion(ctx, choice, prompt, policy.TeacherMessages(cp, prompt), i%samples)
 		if err != nil {
 			return c, w.unanswered(err, 1)
 		}
@@ -136,26 +143,25 @@ func teacherReason(c schemas.Completion) schemas.Reason {
 	return ""
 }
 
-// asker asks one model for completions.
+// asker asks models for completions.
 type asker struct {
 	w       *work
-	client  *llm.Client
 	request llm.Request
 }
 
 // completion asks for one sample and says what came of it; only what asking again
 // might change is an error.
-func (k asker) completion(ctx context.Context, prompt schemas.Prompt, messages []schemas.Message, sample int) (schemas.Completion, error) {
+func (k asker) completion(ctx context.Context, choice *choice, prompt schemas.Prompt, messages []schemas.Message, sample int) (schemas.Completion, error) {
 	r := k.request
 	r.Messages, r.Sample = messages, sample
-	answer, meta, err := k.client.Ask(llm.InCategory(ctx, prompt.Category), r)
+	answer, meta, err := choice.Ask(llm.InCategory(ctx, prompt.Category), r)
 	if err != nil {
 		return schemas.Completion{}, err
 	}
 	cot, text, ok := answer.Split()
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),
-		Prompt: prompt, Model: k.client.Endpoint().Identity(), Sample: int32(sample),
+		Prompt: prompt, Model: choice.who(), Sample: int32(sample),
 		CoT: cot, Answer: text, FinishReason: answer.FinishReason, Request: meta.Key,
 	}
 	switch {

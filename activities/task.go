@@ -56,6 +56,7 @@ type work struct {
 	// unasked counts, where models answer from the journal alone, the requests that would
 	// be sent at most.
 	unasked atomic.Int64
+	notes   notes
 }
 
 // leaseTTL bounds how long a dead worker keeps others from its task.
@@ -125,7 +126,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 			return result, err
 		}
 	}
-	if err := w.open(ctx); err != nil {
+	if err := w.begin(ctx); err != nil {
 		return result, err
 	}
 	if spec := w.spec.Tripwires; !spec.Off && !req.Unchecked {
@@ -146,7 +147,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if err == nil && !ok {
 		err = schemas.Errorf("do task", task.Title, schemas.Internal, "it ended without writing its outputs")
 	}
-	result.Found = false
+	result.Found, result.Notes = false, w.notes.all()
 	return result, err
 }
 

@@ -116,7 +116,7 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok
 	if script != nil {
 		say = script(q)
 	}
-	if say == nil && q.Model == "teacher" {
+	if say == nil && strings.HasPrefix(q.Model, "teacher") {
 		say = thought(q.policy(), fmt.Sprintf("Answer %d to %s", q.Seed, q.last()))
 	} else if say == nil {
 		say = vote(10, schemas.ActionComply)
@@ -197,11 +197,13 @@ type options struct {
 	run     schemas.RunID
 	trainer trainer.Config
 	tries   int // of one request
+	keyEnv  string
+	// endpoints are more models than teacher, judge and grader.
+	endpoints []string
 
 	provider *provider // in place of models
 	mortal   bool      // nothing is there to close its journal
 	flush    time.Duration
-	keyEnv   string
 }
 
 func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
@@ -222,7 +224,7 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 		o.trainer.WorkDir = t.TempDir()
 	}
 	c := config.Config{Endpoints: map[string]llm.Endpoint{}, Trainer: o.trainer, Models: map[string]string{"tiny": baseModel(t)}}
-	for _, name := range []string{"teacher", "judge", "grader"} {
+	for _, name := range append([]string{"teacher", "judge", "grader"}, o.endpoints...) {
 		e := o.models.endpoint(name)
 		if o.provider != nil {
 			e = o.provider.endpoint(name)
@@ -490,10 +492,10 @@ func imported(t *testing.T, prompts ...prompt) schemas.RunSpec {
 		Name: "test", Base: "tiny",
 		Policy:     schemas.PolicySpec{Source: smallPolicy(t)},
 		Prompts:    schemas.PromptsSpec{Imports: []schemas.Import{{Path: filepath.Join(dir, "train.jsonl")}}},
-		Synthesize: schemas.SynthesizeSpec{Teacher: "teacher"},
-		Filter:     schemas.FilterSpec{Judge: "judge"},
-		RL:         schemas.RLSpec{Judge: "judge"},
-		Evaluate:   schemas.EvaluateSpec{Skip: true, Grader: "grader"},
+		Synthesize: schemas.SynthesizeSpec{Teacher: schemas.RoleOf("teacher")},
+		Filter:     schemas.FilterSpec{Judge: schemas.RoleOf("judge")},
+		RL:         schemas.RLSpec{Judge: schemas.RoleOf("judge")},
+		Evaluate:   schemas.EvaluateSpec{Skip: true, Grader: schemas.RoleOf("grader")},
 	}
 }
 

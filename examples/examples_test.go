@@ -6,7 +6,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"precept/internal/calibrate"
 	"precept/internal/config"
+	"precept/internal/policy"
+	"precept/internal/prompts"
+	"precept/policies"
 	"precept/schemas"
 )
 
@@ -45,5 +49,46 @@ func TestWorkerConfigurationsAreValid(t *testing.T) {
 				t.Errorf("%s: no endpoint %q, which examples/openai.json names", file, role)
 			}
 		}
+	}
+}
+
+// TestLabelsAreOfThePolicy: the labelled answers can be calibrated on as they are.
+func TestLabelsAreOfThePolicy(t *testing.T) {
+	const name = "labels/answers.jsonl"
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pol, err := policy.Load(policies.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, bad := map[schemas.Category]int{}, map[schemas.Category]int{}
+	for row, err := range prompts.ScanLabelled(name, f, info.Size(), schemas.Import{}, []string{"label"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.CoT == "" || len(row.Labels) != 1 {
+			t.Errorf("%q lacks chain of thought or label", row.Text())
+			continue
+		}
+		if row.Labels[0].Score >= calibrate.GoodLabel {
+			good[row.Category]++
+		} else {
+			bad[row.Category]++
+		}
+	}
+	for _, c := range pol.Categories() {
+		if good[c] < 2 || bad[c] < 2 {
+			t.Errorf("%s: %d good and %d bad answers", c, good[c], bad[c])
+		}
+	}
+	if len(good) != len(pol.Categories()) {
+		t.Errorf("answers of %d categories, the policy has %d", len(good), len(pol.Categories()))
 	}
 }

@@ -13,7 +13,7 @@
 //   - Completion: one sample of a model for a prompt: chain of thought (CoT),
 //     answer, finish reason.
 //   - Vote: one judge call's opinion of one completion. Verdict: the votes folded
-//     by their minimum.
+//     by their minimum, with how many votes it is over.
 //   - Example: one SFT row, messages without the policy, target with CoT and
 //     answer.
 //   - Rollout: one RL sample with its reward.

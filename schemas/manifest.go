@@ -114,6 +114,7 @@ type TaskResult struct {
 	Found      bool       `json:"found"` // its outputs were there already
 	// Unfinished says why there is no outcome yet: the task is to be called again.
 	Unfinished *Unfinished `json:"unfinished,omitempty"`
+	Notes      []string    `json:"notes,omitempty"` // for people to know
 }
 
 // Manifest is the outcome of one stage of one run.

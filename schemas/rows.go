@@ -75,8 +75,9 @@ type Vote struct {
 	Request     Key     `json:"request" parquet:"request"`
 }
 
-// Verdict is the votes on one completion, folded by their minimum. Early is true
-// when voting stopped because the verdict couldn't change any more.
+// Verdict is the votes on one completion, folded by their minimum. VoteCount is how many
+// votes the minimum is over. Early is true when voting stopped because the decision
+// couldn't change any more.
 type Verdict struct {
 	CompletionID string        `json:"completion_id" parquet:"completion_id"`
 	PromptID     string        `json:"prompt_id" parquet:"prompt_id"`
@@ -85,6 +86,7 @@ type Verdict struct {
 	Sample       int32         `json:"sample" parquet:"sample"`
 	Judge        ModelIdentity `json:"judge" parquet:"judge,dict"`
 	Score        float64       `json:"score" parquet:"score"`
+	VoteCount    int32         `json:"vote_count" parquet:"vote_count"`
 	Votes        []Vote        `json:"votes" parquet:"votes,list"`
 	Early        bool          `json:"early" parquet:"early"`
 	Reason       Reason        `json:"reason,omitempty" parquet:"reason,dict"`
@@ -111,6 +113,8 @@ type RLPrompt struct {
 	Prompt   []Message `json:"prompt" parquet:"prompt,list"`
 	Category Category  `json:"category" parquet:"category,dict"`
 	Intent   Intent    `json:"intent" parquet:"intent,dict"`
+	Language string    `json:"language" parquet:"language,dict"`
+	Source   string    `json:"source" parquet:"source,dict"`
 }
 
 // Rollout is one RL sample with its reward. Reward is absent, never 0, when the

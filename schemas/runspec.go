@@ -84,7 +84,7 @@ type Import struct {
 
 // SynthesizeSpec is the teacher's part.
 type SynthesizeSpec struct {
-	Teacher     string   `json:"teacher,omitempty" jsonschema:"default=sim-teacher,description=An endpoint of the worker's configuration"`
+	Teacher     Role     `json:"teacher,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-teacher"`
 	Samples     int      `json:"samples,omitempty" jsonschema:"default=2,description=Completions a prompt"`
 	Temperature *float64 `json:"temperature,omitempty" jsonschema:"default=1,description=0 is greedy"`
 	MaxTokens   int      `json:"max_tokens,omitempty" jsonschema:"default=1024"`
@@ -92,7 +92,7 @@ type SynthesizeSpec struct {
 
 // FilterSpec is the judge's part.
 type FilterSpec struct {
-	Judge     string   `json:"judge,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Judge     Role     `json:"judge,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-judge"`
 	Votes     int      `json:"votes,omitempty" jsonschema:"default=3,description=Judge calls a completion; the minimum counts"`
 	Threshold *float64 `json:"threshold,omitempty" jsonschema:"default=0.7,description=Lowest score that is kept (0 to 1); 0 keeps all that got its votes"`
 	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=512,description=Longest reply of the judge\\, of the reward's too"`
@@ -126,7 +126,7 @@ type SFTSpec struct {
 // RLSpec is the reinforcement stage.
 type RLSpec struct {
 	Skip            bool    `json:"skip,omitempty"`
-	Judge           string  `json:"judge,omitempty" jsonschema:"default=sim-judge,description=The reward's endpoint"`
+	Judge           Role    `json:"judge,omitempty" jsonschema:"description=The reward's endpoint\\, or routes" jsonschema_extras:"default=sim-judge"`
 	Votes           int     `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
 	Steps           int     `json:"steps,omitempty" jsonschema:"default=8"`
 	Generations     int     `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
@@ -143,7 +143,7 @@ type EvaluateSpec struct {
 	Skip      bool     `json:"skip,omitempty"`
 	Suites    []Import `json:"suites,omitempty" jsonschema:"description=By default the built-in held-out suite"`
 	Arms      []Arm    `json:"arms,omitempty" jsonschema:"enum=base,enum=base+policy,enum=sft,enum=rl,description=By default all whose models exist"`
-	Grader    string   `json:"grader,omitempty" jsonschema:"default=sim-judge,description=An endpoint of the worker's configuration"`
+	Grader    Role     `json:"grader,omitempty" jsonschema:"description=An endpoint of the worker's configuration\\, or routes" jsonschema_extras:"default=sim-judge"`
 	Votes     int      `json:"votes,omitempty" jsonschema:"default=1"`
 	MaxTokens int      `json:"max_tokens,omitempty" jsonschema:"default=72,description=New tokens an answer"`
 	// PolicyArmPrompts bounds the arm base+policy, whose context is long.
@@ -163,8 +163,8 @@ type GatesSpec struct {
 // BudgetSpec bounds what the run may spend on calls to models, under its ID, whenever it was
 // started. When a budget is spent, the run waits at the gate budget.
 type BudgetSpec struct {
-	USD    float64 `json:"usd,omitempty" jsonschema:"description=Most US dollars that the run may spend on calls to models\, by the prices of the worker's configuration; 0 sets no limit"`
-	Tokens int64   `json:"tokens,omitempty" jsonschema:"description=Most tokens that it may send and be answered\, together; those of models that it serves itself don't count; 0 sets no limit"`
+	USD    float64 `json:"usd,omitempty" jsonschema:"description=Most US dollars that the run may spend on calls to models\\, by the prices of the worker's configuration; 0 sets no limit"`
+	Tokens int64   `json:"tokens,omitempty" jsonschema:"description=Most tokens that it may send and be answered\\, together; those of models that it serves itself don't count; 0 sets no limit"`
 }
 
 // TripwiresSpec says when the run pauses because rows of synthesize or filter come to
@@ -224,11 +224,11 @@ func (s RunSpec) WithDefaults() RunSpec {
 		s.Prompts.Imports = []Import{{Path: Builtin}}
 	}
 	defPtr(&s.Prompts.NearDuplicates, 0.8)
-	def(&s.Synthesize.Teacher, "sim-teacher")
+	defRole(&s.Synthesize.Teacher, "sim-teacher")
 	def(&s.Synthesize.Samples, 2)
 	defPtr(&s.Synthesize.Temperature, 1)
 	def(&s.Synthesize.MaxTokens, 1024)
-	def(&s.Filter.Judge, "sim-judge")
+	defRole(&s.Filter.Judge, "sim-judge")
 	def(&s.Filter.Votes, 3)
 	defPtr(&s.Filter.Threshold, 0.7)
 	def(&s.Filter.MaxTokens, 512)
@@ -240,7 +240,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.SFT.MaxLength, 512)
 	def(&s.SFT.TrainableLayers, 15)
 	def(&s.SFT.SaveSteps, 20)
-	def(&s.RL.Judge, "sim-judge")
+	defRole(&s.RL.Judge, "sim-judge")
 	def(&s.RL.Votes, 1)
 	def(&s.RL.Steps, 8)
 	def(&s.RL.Generations, 4)
@@ -260,7 +260,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 			}
 		}
 	}
-	def(&s.Evaluate.Grader, "sim-judge")
+	defRole(&s.Evaluate.Grader, "sim-judge")
 	def(&s.Evaluate.Votes, 1)
 	def(&s.Evaluate.MaxTokens, 72)
 	def(&s.Evaluate.PolicyArmPrompts, 14)
@@ -277,6 +277,13 @@ func def[T comparable](p *T, v T) {
 	var zero T
 	if *p == zero {
 		*p = v
+	}
+}
+
+// defRole is def for a role.
+func defRole(r *Role, endpoint string) {
+	if len(*r) == 0 {
+		*r = RoleOf(endpoint)
 	}
 }
 
@@ -371,6 +378,9 @@ func (s RunSpec) Validate() error {
 		}
 	}
 	s.validateFrom(&v)
+	for _, part := range s.roles() {
+		part.role.validate(&v, part.field)
+	}
 	v.atLeast("seed", s.Seed, 0)
 	v.atLeast("prompts.limit", int64(s.Prompts.Limit), 0)
 	v.between("prompts.rows_per_shard", float64(s.Prompts.RowsPerShard), 0, 5000)

@@ -16,14 +16,17 @@ var update = flag.Bool("update", false, "write the published JSON Schema anew")
 // TestPublishedSchema keeps runspec.schema.json, which editors check run specs
 // by, true to RunSpec.
 func TestPublishedSchema(t *testing.T) {
-	r := jsonschema.Reflector{
-		Anonymous: true, DoNotReference: true, RequiredFromJSONSchemaTags: true,
-		Mapper: func(t reflect.Type) *jsonschema.Schema {
-			if t == reflect.TypeFor[Duration]() {
-				return &jsonschema.Schema{Type: "string", Pattern: `^([0-9.]+(ns|us|ms|s|m|h))+$`}
-			}
-			return nil
-		},
+	r := jsonschema.Reflector{Anonymous: true, DoNotReference: true, RequiredFromJSONSchemaTags: true}
+	r.Mapper = func(t reflect.Type) *jsonschema.Schema {
+		switch t {
+		case reflect.TypeFor[Duration]():
+			return &jsonschema.Schema{Type: "string", Pattern: `^([0-9.]+(ns|us|ms|s|m|h))+$`}
+		case reflect.TypeFor[Role]():
+			route := r.Reflect(Route{})
+			route.Version, route.Required = "", []string{"endpoint"}
+			return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, {Type: "array", Items: route, MinItems: new(uint64(1))}}}
+		}
+		return nil
 	}
 	s := r.Reflect(RunSpec{})
 	s.Title = "Precept run specification"

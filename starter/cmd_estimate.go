@@ -77,9 +77,9 @@ func (a *app) estimate(ctx context.Context, run schemas.RunID, spec schemas.RunS
 func estimateTable(e activities.Estimate) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "stage\tendpoint\tin the journal\tcalls\tprompt tokens\tcompletion tokens\tUSD")
+	fmt.Fprintln(w, "stage\tendpoints\tin the journal\tcalls\tprompt tokens\tcompletion tokens\tUSD")
 	for _, s := range append(e.Stages, e.Total) {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Stage, s.Endpoint, s.Answered,
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Stage, s.Endpoints, s.Answered,
 			span(s.Calls, whole), span(s.Prompt, whole), span(s.Completion, whole), span(s.USD, price))
 	}
 	w.Flush() // A strings.Builder takes all.

@@ -72,14 +72,14 @@ func TestEstimateTable(t *testing.T) {
 	span := func(low, high float64) activities.Range { return activities.Range{Low: low, High: high} }
 	got := estimateTable(activities.Estimate{
 		Stages: []activities.StageEstimate{
-			{Stage: schemas.StageSynthesize, Endpoint: "teacher", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000.4), Completion: span(50, 100), USD: span(0.125, 1.5)},
+			{Stage: schemas.StageSynthesize, Endpoints: "teacher", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000.4), Completion: span(50, 100), USD: span(0.125, 1.5)},
 		},
 		Total:   activities.StageEstimate{Stage: "all", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000), Completion: span(50, 100), USD: span(0.125, 1.5)},
 		Assumes: []string{"a token is 4 bytes"},
 	})
-	want := `stage       endpoint  in the journal  calls  prompt tokens  completion tokens  USD
-synthesize  teacher   300             20     8000 to 9000   50 to 100          $0.1250 to $1.50
-all                   300             20     8000 to 9000   50 to 100          $0.1250 to $1.50
+	want := `stage       endpoints  in the journal  calls  prompt tokens  completion tokens  USD
+synthesize  teacher    300             20     8000 to 9000   50 to 100          $0.1250 to $1.50
+all                    300             20     8000 to 9000   50 to 100          $0.1250 to $1.50
 Assumed: a token is 4 bytes
 `
 	if d := cmp.Diff(want, got); d != "" {

@@ -120,7 +120,7 @@ func startOptions(run schemas.RunID, full schemas.RunSpec) client.StartWorkflowO
 		ID:                    string(run),
 		TaskQueue:             schemas.QueueFactory,
 		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
-		StaticSummary:         fmt.Sprintf("%s: %s, teacher %s, judge %s", full.Name, full.Base, full.Synthesize.Teacher, full.Filter.Judge),
+		StaticSummary:         fmt.Sprintf("%s: %s, teacher %s, judge %s", full.Name, full.Base, clip(full.Synthesize.Teacher.String(), 80), clip(full.Filter.Judge.String(), 80)),
 	}
 }
 

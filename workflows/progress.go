@@ -47,6 +47,15 @@ func (f *factory) progress() schemas.Progress {
 	return p
 }
 
+// note adds what people are to know, each once.
+func (f *factory) note(notes []string) {
+	for _, n := range notes {
+		if !slices.Contains(f.carried.Notes, n) {
+			f.carried.Notes = append(f.carried.Notes, n)
+		}
+	}
+}
+
 // show tells the UI and the CLI where the run stands. It is called per stage and
 // gate, not per task: each upsert is an event of the history.
 func (f *factory) show(ctx workflow.Context) {

@@ -227,6 +227,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				part.Costs.AddAll(result.Costs)
 			}
 			part.Usage.Add(result.Usage)
+			f.note(result.Notes)
 			progress.Done++
 			if result.Found {
 				progress.Found++

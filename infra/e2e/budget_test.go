@@ -17,7 +17,8 @@ func TestABudgetPausesTheRun(t *testing.T) {
 	s := newStack(t, "--latency", "20ms")
 	s.worker("worker", "factory,llm")
 	spec := s.many(300)
-	spec.Synthesize.Teacher, spec.Filter.Judge, spec.Evaluate.Grader, spec.RL.Judge = "sim-teacher", "sim-judge", "sim-judge", "sim-judge"
+	teacher, judge := schemas.RoleOf("sim-teacher"), schemas.RoleOf("sim-judge")
+	spec.Synthesize.Teacher, spec.Filter.Judge, spec.Evaluate.Grader, spec.RL.Judge = teacher, judge, judge, judge
 	spec.Filter.Votes, spec.Budget.USD = 2, 0.05
 	run := s.startRun("budget", spec)
 	opening := s.awaitGate("budget", schemas.GateBudget, 2*time.Minute)

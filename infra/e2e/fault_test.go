@@ -70,7 +70,8 @@ func begin(t *testing.T, rows int, latency time.Duration, prepare func(*trial)) 
 		s.worker("worker", "factory,llm")
 	}
 	spec := s.many(rows)
-	spec.Synthesize.Teacher, spec.Filter.Judge, spec.Evaluate.Grader, spec.RL.Judge = "sim-teacher", "sim-judge", "sim-judge", "sim-judge"
+	judge := schemas.RoleOf("sim-judge")
+	spec.Synthesize.Teacher, spec.Filter.Judge, spec.Evaluate.Grader, spec.RL.Judge = schemas.RoleOf("sim-teacher"), judge, judge, judge
 	spec.Filter.Votes = 2
 	s.begun = time.Now()
 	s.run = s.startRun("run", spec)

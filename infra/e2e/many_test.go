@@ -21,10 +21,10 @@ func (s *stack) many(n int) schemas.RunSpec {
 	}
 	spec := schemas.RunSpec{Name: fmt.Sprintf("%d prompts", n)}
 	spec.Prompts.Imports = []schemas.Import{{Path: path}}
-	spec.Synthesize = schemas.SynthesizeSpec{Teacher: "teacher", Samples: 1}
-	spec.Filter = schemas.FilterSpec{Judge: "judge", Votes: 1}
+	spec.Synthesize = schemas.SynthesizeSpec{Teacher: schemas.RoleOf("teacher"), Samples: 1}
+	spec.Filter = schemas.FilterSpec{Judge: schemas.RoleOf("judge"), Votes: 1}
 	spec.SFT.Skip, spec.RL.Skip, spec.Evaluate.Skip = true, true, true
-	spec.RL.Judge, spec.Evaluate.Grader = "judge", "judge"
+	spec.RL.Judge, spec.Evaluate.Grader = schemas.RoleOf("judge"), schemas.RoleOf("judge")
 	return spec
 }
 

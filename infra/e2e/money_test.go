@@ -5,22 +5,23 @@ package e2e
 import (
 	"encoding/json"
 	"net/http"
+	"testing"
 
 	"precept/schemas"
 )
 
 // prices are dollars for a million tokens, which binary fractions don't hold.
-var prices = map[string]struct{ input, cached, output float64 }{
-	"sim-teacher": {0.15, 0.0375, 0.6},
-	"sim-judge":   {0.4, 0.1, 1.6},
+var prices = map[string]map[string]any{
+	"sim-teacher": {"input_usd": 0.15, "cached_usd": 0.0375, "output_usd": 0.6},
+	"sim-judge":   {"input_usd": 0.4, "cached_usd": 0.1, "output_usd": 1.6},
 }
 
-// billed is what the endpoints have answered, by their own ledger.
-func (s *stack) billed() (u schemas.Usage) {
-	s.Helper()
-	resp, err := http.Get(s.simllm + "/ledger")
+// bill is what an endpoint has counted, at the configured prices.
+func bill(t *testing.T, url string, endpoints map[string]any) (u schemas.Usage) {
+	t.Helper()
+	resp, err := http.Get(url + "/ledger")
 	if err != nil {
-		s.Fatal(err)
+		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	var ledger struct {
@@ -32,16 +33,26 @@ func (s *stack) billed() (u schemas.Usage) {
 		} `json:"by_model"`
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&ledger); err != nil {
-		s.Fatal(err)
+		t.Fatal(err)
 	}
-	for model, c := range ledger.ByModel {
-		p := prices[model]
+	prices := map[string]map[string]any{}
+	for _, e := range endpoints {
+		e := e.(map[string]any)
+		prices[e["model"].(string)] = e
+	}
+	for model, l := range ledger.ByModel {
+		price := func(name string) float64 { return prices[model][name].(float64) }
 		u.Add(schemas.Usage{
-			Paid: c.Paid, PromptTokens: c.PromptTokens, CachedTokens: c.CachedTokens, CompletionTokens: c.CompletionTokens,
-			USD: schemas.Dollars((float64(c.PromptTokens-c.CachedTokens)*p.input + float64(c.CachedTokens)*p.cached + float64(c.CompletionTokens)*p.output) / 1e6),
+			Paid: l.Paid, PromptTokens: l.PromptTokens, CachedTokens: l.CachedTokens, CompletionTokens: l.CompletionTokens,
+			USD: schemas.Dollars((float64(l.PromptTokens-l.CachedTokens)*price("input_usd") + float64(l.CachedTokens)*price("cached_usd") + float64(l.CompletionTokens)*price("output_usd")) / 1e6),
 		})
 	}
 	return u
+}
+
+// bare is what an endpoint knows of a usage.
+func bare(u schemas.Usage) schemas.Usage {
+	return schemas.Usage{Paid: u.Paid, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, CompletionTokens: u.CompletionTokens, USD: u.USD}
 }
 
 // accounted is what a run tells that it took in all.
@@ -53,13 +64,16 @@ func accounted(r schemas.RunReport) schemas.Usage {
 	return u
 }
 
+// billed is what the simulated endpoints have answered.
+func (s *stack) billed() schemas.Usage {
+	s.Helper()
+	return bill(s.T, s.simllm, s.config["endpoints"].(map[string]any))
+}
+
 // isExact holds that a run's account is the endpoints' ledger.
 func (s *stack) isExact(u schemas.Usage) {
 	s.Helper()
-	ledger := s.billed()
-	told := u
-	told.Cached, told.Seconds = 0, 0
-	if told != ledger {
+	if ledger := s.billed(); bare(u) != ledger || u.Unanswered > 0 {
 		s.Errorf("the ledger has %+v, the run tells %+v", ledger, u)
 	}
 	s.Logf("ledger and account: %d calls, %d prompt tokens (%d cached), %d completion tokens, $%v", u.Paid, u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.USD)

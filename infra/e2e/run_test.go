@@ -208,7 +208,7 @@ func TestBadInputSpendsNothing(t *testing.T) {
 	}{
 		{"typo", map[string]any{"name": "x", "synthesise": map[string]any{}}, `unknown field "synthesise"`},
 		{"negative number", map[string]any{"name": "x", "filter": map[string]any{"votes": -2}}, "filter.votes is -2"},
-		{"unknown endpoint", with(func(r *schemas.RunSpec) { r.Synthesize.Teacher = "gpt" }), "synthesize.teacher"},
+		{"unknown endpoint", with(func(r *schemas.RunSpec) { r.Synthesize.Teacher = schemas.RoleOf("gpt") }), "synthesize.teacher"},
 		{"missing file", with(func(r *schemas.RunSpec) { r.Prompts.Imports[0].Path = "nowhere.jsonl" }), "nowhere.jsonl"},
 		{"broken Parquet", with(func(r *schemas.RunSpec) {
 			r.Prompts.Imports[0] = schemas.Import{Path: broken, Category: "violence", Intent: "harmful"}

@@ -28,10 +28,10 @@ const (
 // succeed. What a client takes for the final answer (the provider's refusal, a
 // teacher's garbage) depends on the body alone, so that asking again after a
 // crash gives the same row.
-func (f faults) draw(body digest, nth int, model string) fault {
+func (f faults) draw(body digest, nth int, judge bool) fault {
 	transport := []share{{f.limit, limitFault}, {f.fail, failFault}, {f.stall, stallFault}, {f.cut, cutFault}}
 	content := []share{{f.refusal, refusalFault}}
-	if model == judgeModel {
+	if judge {
 		transport = append(transport, share{f.garbage, garbageFault})
 	} else {
 		content = append(content, share{f.garbage, garbageFault})

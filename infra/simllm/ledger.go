@@ -41,10 +41,11 @@ type ledger struct {
 	byModel map[string]*counts
 	exact   bool
 	epoch   int
+	serves  func(model string) bool
 }
 
-func newLedger() *ledger {
-	l := &ledger{}
+func newLedger(serves func(model string) bool) *ledger {
+	l := &ledger{serves: serves}
 	l.reset()
 	return l
 }
@@ -133,7 +134,7 @@ func (l *ledger) store(d digest, s seen, known bool) {
 // lines are the lines that a request of model is counted in. Unknown models
 // share one line, so that a client can't grow the ledger by inventing names.
 func (l *ledger) lines(model string) [2]*counts {
-	if !knownModel(model) {
+	if !l.serves(model) {
 		model = "unknown"
 	}
 	c := l.byModel[model]

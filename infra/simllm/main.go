@@ -43,6 +43,11 @@ func run() error {
 	flaw(&c.flaws.think, "flaw-think", "without a chain of thought")
 	flaw(&c.flaws.lecture, "flaw-lecture", "that lecture")
 	flag.IntVar(&c.rpm, "rpm", 0, "requests a minute over which 429 is answered; 0 is no limit")
+	flag.IntVar(&c.tpm, "tpm", 0, "tokens a minute over which 429 is answered; 0 is no limit")
+	flag.Func("serve-as", "another's `model` name to answer under too, as teacher or judge; may be repeated", func(name string) error {
+		c.poses = append(c.poses, name)
+		return nil
+	})
 	flag.IntVar(&c.maxInFlight, "max-in-flight", 0, "requests at once over which 429 is answered; 0 is no limit")
 	flag.StringVar(&c.apiKey, "api-key", "", "bearer token to ask for; empty asks for none")
 	flag.StringVar(&c.reasoningField, "reasoning-field", "", "message field of the chain of thought: reasoning or reasoning_content; empty keeps it in <think> tags")
@@ -63,12 +68,13 @@ func run() error {
 	// Requests end with the server, so that stalled ones don't hold it up.
 	requests, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	s := newServer(c)
 	hs := &http.Server{
-		Handler:           newServer(c).handler(),
+		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
-	slog.Info("SIMULATED teacher and judge: no language model runs here", "address", ln.Addr().String(), "models", models)
+	slog.Info("SIMULATED teacher and judge: no language model runs here", "address", ln.Addr().String(), "models", s.models())
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(ln) }()
 	select {
@@ -100,8 +106,8 @@ func (c config) check() error {
 	switch {
 	case c.latency < 0 || c.jitter < 0:
 		return errors.New("--latency and --latency-jitter must not be negative")
-	case c.rpm < 0 || c.maxInFlight < 0:
-		return errors.New("--rpm and --max-in-flight must not be negative")
+	case c.rpm < 0 || c.tpm < 0 || c.maxInFlight < 0:
+		return errors.New("--rpm, --tpm and --max-in-flight must not be negative")
 	}
 	switch c.reasoningField {
 	case "", "reasoning", "reasoning_content":

@@ -18,8 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -30,18 +28,19 @@ const (
 	maxChoices   = 16
 )
 
-var models = []string{teacherModel, judgeModel}
-
-func knownModel(name string) bool { return slices.Contains(models, name) }
+var ownModels = []string{teacherModel, judgeModel}
 
 // config is what the flags set.
 type config struct {
 	latency, jitter time.Duration
 	faults          faults
 	flaws           flaws
-	// rpm is the number of requests a minute over which 429 is answered;
-	// 0 is no limit.
-	rpm int
+	// rpm and tpm are the numbers of requests and tokens a minute over which 429
+	// is answered; 0 is no limit.
+	rpm, tpm int
+	// poses are model names of others under which it answers, as teacher or
+	// judge: the messages tell which.
+	poses []string
 	// maxInFlight is the number of requests at once over which 429 is
 	// answered; 0 is no limit.
 	maxInFlight int
@@ -57,16 +56,30 @@ type server struct {
 	ledger   *ledger
 	prefixes *prefixCache
 	minds    *minds
-	limiter  *rate.Limiter
+	limits   *limits
 	inFlight atomic.Int64
 }
 
 func newServer(c config) *server {
-	s := &server{config: c, ledger: newLedger(), prefixes: newPrefixCache(), minds: newMinds()}
-	if c.rpm > 0 {
-		s.limiter = rate.NewLimiter(rate.Limit(float64(c.rpm)/60), max(1, c.rpm/30))
-	}
+	s := &server{config: c, prefixes: newPrefixCache(), minds: newMinds(), limits: newLimits(c.rpm, c.tpm)}
+	s.ledger = newLedger(s.serves)
 	return s
+}
+
+// models are the names it answers under.
+func (s *server) models() []string { return slices.Concat(ownModels, s.poses) }
+
+func (s *server) serves(model string) bool { return slices.Contains(s.models(), model) }
+
+// judges reports whether a request is for the judge. Under another's name the
+// messages tell: a judge is told its role.
+func (s *server) judges(req chatRequest) bool {
+	if !slices.Contains(s.poses, req.Model) {
+		return req.Model == judgeModel
+	}
+	return slices.ContainsFunc(req.Messages, func(m message) bool {
+		return m.Role == "system" && roleLine.MatchString(string(m.Content[:min(len(m.Content), 4096)]))
+	})
 }
 
 func (s *server) handler() http.Handler {
@@ -90,7 +103,7 @@ func (s *server) serveModels(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list := []map[string]any{}
-	for _, m := range models {
+	for _, m := range s.models() {
 		list = append(list, map[string]any{
 			"id": m, "object": "model", "created": 0, "owned_by": "precept-simulation", "simulated": true,
 		})
@@ -199,17 +212,17 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		tooMany("capacity_exceeded", "too many requests at once", time.Second).write(w)
 		return
 	}
-	if problem := req.check(); problem != nil {
+	if problem := s.check(req); problem != nil {
 		problem.write(w)
 		return
 	}
-	if s.limiter != nil {
-		if wait := s.reserve(); wait > 0 {
-			tooMany("rate_limit_exceeded", "requests per minute are used up", wait).write(w)
-			return
-		}
+	what, wait := s.limits.take(len(raw) / charsPerToken)
+	s.limits.tell(w.Header())
+	if wait > 0 {
+		tooMany("rate_limit_exceeded", what+" per minute are used up", wait).write(w)
+		return
 	}
-	drawn := s.faults.draw(body, e.nth, req.Model)
+	drawn := s.faults.draw(body, e.nth, s.judges(req))
 	switch drawn {
 	case limitFault:
 		tooMany("rate_limit_exceeded", "simulated rate limit", time.Second).write(w)
@@ -247,11 +260,11 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 }
 
 // check returns what a real endpoint would answer 4xx to.
-func (r *chatRequest) check() *apiError {
+func (s *server) check(r chatRequest) *apiError {
 	switch {
-	case !knownModel(r.Model):
+	case !s.serves(r.Model):
 		return &apiError{status: http.StatusNotFound, Type: "invalid_request_error", Code: "model_not_found", Param: "model",
-			Message: fmt.Sprintf("model %q does not exist; this simulation has %s", r.Model, strings.Join(models, " and "))}
+			Message: fmt.Sprintf("model %q does not exist; this simulation has %s", r.Model, strings.Join(s.models(), " and "))}
 	case len(r.Messages) == 0:
 		return badRequest("messages must not be empty")
 	case r.N > maxChoices || r.N < 0:
@@ -260,17 +273,6 @@ func (r *chatRequest) check() *apiError {
 		return badRequest("max_tokens must not be negative")
 	}
 	return nil
-}
-
-// reserve takes one request from the minute's allowance, or tells how long to
-// wait for one.
-func (s *server) reserve() time.Duration {
-	take := s.limiter.Reserve()
-	wait := take.Delay()
-	if wait > 0 {
-		take.Cancel()
-	}
-	return wait
 }
 
 // wait spends the simulated latency; false when the client left meanwhile.
@@ -317,7 +319,7 @@ func (s *server) answer(req chatRequest, body digest, drawn fault) *chatResponse
 			continue
 		case drawn == garbageFault:
 			text = garbage(r)
-		case req.Model == judgeModel:
+		case s.judges(req):
 			text = s.judge(req.Messages, r)
 		default:
 			think, text = s.teach(req.Messages, r)

@@ -70,7 +70,7 @@ func measures(grades []schemas.Grade) []schemas.Measure {
 		if c.measure == MeasureNotGraded && t.hits == 0 {
 			continue
 		}
-		low, high := wilson(t.hits, t.n)
+		low, high := Wilson(t.hits, t.n, Z95)
 		out = append(out, schemas.Measure{
 			Name: c.measure, Suite: c.suite, Arm: c.arm, Intent: c.intent,
 			Hits: t.hits, N: t.n, Value: float64(t.hits) / float64(t.n), Low: low, High: high,
@@ -87,12 +87,14 @@ func measures(grades []schemas.Grade) []schemas.Measure {
 	return out
 }
 
-// wilson is Wilson's score interval at 95%.
-func wilson(hits, n int64) (low, high float64) {
+// Z95 is the normal distribution's 97.5% quantile, for intervals at 95%.
+const Z95 = 1.959963984540054
+
+// Wilson is Wilson's score interval of a share; z says at which level.
+func Wilson(hits, n int64, z float64) (low, high float64) {
 	if n == 0 {
 		return 0, 1
 	}
-	const z = 1.959963984540054 // the normal distribution's 97.5% quantile
 	p, m := float64(hits)/float64(n), float64(n)
 	middle := (p + z*z/(2*m)) / (1 + z*z/m)
 	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))

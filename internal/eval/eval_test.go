@@ -30,9 +30,9 @@ func TestWilson(t *testing.T) {
 		{42, 42, 0.91620, 1},
 	}
 	for _, tt := range tests {
-		low, high := wilson(tt.hits, tt.n)
+		low, high := Wilson(tt.hits, tt.n, Z95)
 		if math.Abs(low-tt.low) > 5e-6 || math.Abs(high-tt.high) > 5e-6 {
-			t.Errorf("wilson(%d, %d) = %.5f, %.5f; want %.5f, %.5f", tt.hits, tt.n, low, high, tt.low, tt.high)
+			t.Errorf("Wilson(%d, %d) = %.5f, %.5f; want %.5f, %.5f", tt.hits, tt.n, low, high, tt.low, tt.high)
 		}
 	}
 }

@@ -10,5 +10,11 @@
 //   - Vote: one judge call's opinion.
 //   - Lost vote: a call whose reply could not be read, after one request to
 //     repair it, or that the provider refused.
-//   - Result: the votes on one completion; its score is their minimum.
+//   - Result: the votes on one completion; its score is their minimum. The filter's
+//     also says whether to keep the completion: if every vote could be read, and
+//     none is under the threshold.
+//   - Early: voting ends at the first vote behind which the verdict can't change. For
+//     the filter that is one under the threshold, or a lost one; for the others one
+//     of 0. What is decided is the same as with all votes; the filter's score is
+//     the minimum of those that were asked for.
 package judge

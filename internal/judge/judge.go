@@ -18,6 +18,9 @@ const (
 	RoleGrade  Role = "grade"
 )
 
+// Roles lists all roles.
+var Roles = []Role{RoleFilter, RoleReward, RoleGrade}
+
 // Asker asks a model; *llm.Client is one.
 type Asker interface {
 	Ask(context.Context, llm.Request) (llm.Answer, llm.Meta, error)
@@ -32,11 +35,12 @@ const (
 
 // Options say how a judge votes.
 type Options struct {
-	Votes int // defaults to 1
-	// Threshold ends the voting at a vote whose score is under it. 0 never does.
-	Threshold float64
-	MaxTokens int    // of one reply, thoughts included; defaults to 1024
-	Refresh   string // as llm.Request has it
+	Votes     int     // defaults to 1
+	Threshold float64 // least score that the filter keeps
+	MaxTokens int     // of one reply, thoughts included; defaults to 1024
+	Refresh   string  // as llm.Request has it
+	// All asks for every vote, even where none can change the verdict any more.
+	All bool
 }
 
 // Judge votes on completions. It may be used by many goroutines.
@@ -58,6 +62,13 @@ func New(client Asker, role Role, options Options) *Judge {
 	return &Judge{client: client, role: role, schema: role.schema(), options: options}
 }
 
+// Asking returns the judge with another client.
+func (j *Judge) Asking(client Asker) *Judge {
+	other := *j
+	other.client = client
+	return &other
+}
+
 // Item is a completion to judge. CoT is shown in the role of the filter only.
 type Item struct {
 	Policy policy.CategoryPolicy
@@ -67,40 +78,66 @@ type Item struct {
 }
 
 // Result is the votes on one completion. Score is their minimum, and 0 where
-// there are none. Early is true when a vote under the threshold ended the
-// voting.
+// there are none.
 type Result struct {
 	Votes []schemas.Vote
 	Score float64
-	Early bool
-	Lost  int
-	Usage schemas.Usage
+	// Reason is why the filter doesn't keep the completion: what the first vote came to
+	// that forbids it, so that no later vote has a say in it.
+	Reason schemas.Reason
+	Early  bool // voting stopped before its last vote, since the verdict was settled
+	Lost   int
+	Usage  schemas.Usage
 }
 
-// Verdict asks for the votes on item, one after the other. When an error ends
-// the voting, the result holds what was asked before it.
+// Verdict asks for the votes on item, one after the other, until the verdict can't
+// change any more. When an error ends the voting, the result holds what was asked
+// before it, and is no verdict.
 func (j *Judge) Verdict(ctx context.Context, item Item) (Result, error) {
 	var result Result
-	messages := j.role.messages(item)
+	messages := j.role.Messages(item)
 	for sample := range j.options.Votes {
 		vote, ok, err := j.vote(ctx, messages, sample, &result.Usage)
 		if err != nil {
 			return result, err
 		}
-		if !ok {
-			result.Lost++
-			continue
-		}
-		if len(result.Votes) == 0 || vote.Score < result.Score {
-			result.Score = vote.Score
-		}
-		result.Votes = append(result.Votes, vote)
-		if vote.Score < j.options.Threshold && sample+1 < j.options.Votes {
+		j.count(&result, vote, ok)
+		if j.settled(result) && !j.options.All && sample+1 < j.options.Votes {
 			result.Early = true
 			break
 		}
 	}
 	return result, nil
+}
+
+// count adds a vote, or a lost one, to the result.
+func (j *Judge) count(r *Result, vote schemas.Vote, ok bool) {
+	var reason schemas.Reason
+	if ok {
+		if len(r.Votes) == 0 || vote.Score < r.Score {
+			r.Score = vote.Score
+		}
+		r.Votes = append(r.Votes, vote)
+		if vote.Score < j.options.Threshold {
+			reason = schemas.ReasonBelowThreshold
+		}
+	} else {
+		r.Lost++
+		// A minimum over fewer votes than asked for is no verdict to keep by.
+		reason = schemas.ReasonMalformedVerdict
+	}
+	if j.role == RoleFilter && r.Reason == "" {
+		r.Reason = reason
+	}
+}
+
+// settled reports whether no further vote changes what the role is asked for: the
+// filter's decision, or the score, which can't fall under 0.
+func (j *Judge) settled(r Result) bool {
+	if j.role == RoleFilter {
+		return r.Reason != ""
+	}
+	return len(r.Votes) > 0 && r.Score == 0
 }
 
 // vote asks for one vote, and once more for its JSON alone when the reply can't

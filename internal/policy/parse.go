@@ -32,15 +32,26 @@ type document struct {
 	summary string // on one line
 	text    string // the whole file
 	rules   []Rule
-	cases   []example
+	cases   []Case
 }
 
-// example is a case as far as it can be checked.
-type example struct {
-	action schemas.Action
-	rule   string
-	line   int
+// Case is an example request with its decision, and the rule that makes it.
+type Case struct {
+	Text   string         `json:"text"`
+	Action schemas.Action `json:"action"`
+	Rule   string         `json:"rule"`
+	Reason string         `json:"reason"`
+
+	line int
 }
+
+// fault is what is wrong with a line.
+type fault struct {
+	line int
+	err  error
+}
+
+func (f fault) Error() string { return fmt.Sprintf("line %d: %v", f.line, f.err) }
 
 var (
 	actions = []string{string(schemas.ActionRefuse), string(schemas.ActionSafeCompletion), string(schemas.ActionComply)}
@@ -76,10 +87,10 @@ func normalise(raw []byte) (string, error) {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		if strings.ContainsFunc(line, func(r rune) bool { return r != '\t' && unicode.IsControl(r) }) {
-			return "", fmt.Errorf("line %d: a control character", i+1)
+			return "", fault{i + 1, errors.New("a control character")}
 		}
 		if strings.Contains(line, "<policy") || strings.Contains(line, "</policy") {
-			return "", fmt.Errorf("line %d: the tag <policy> can't be used, it encloses the policy in a request", i+1)
+			return "", fault{i + 1, errors.New("the tag <policy> can't be used, it encloses the policy in a request")}
 		}
 		lines[i] = strings.TrimRight(line, " \t")
 	}
@@ -94,22 +105,26 @@ func normalise(raw []byte) (string, error) {
 func parseStyle(text string) error {
 	title, _, _ := strings.Cut(text, "\n")
 	if !strings.HasPrefix(title, "# ") {
-		return errors.New(`line 1: a title is missing, such as "# Style"`)
+		return fault{1, errors.New(`a title is missing, such as "# Style"`)}
 	}
 	return nil
 }
 
-// parseCategory reads a category file that was normalised.
-func parseCategory(category schemas.Category, text string) (document, error) {
-	doc := document{text: text}
+// parseCategory reads a category file that was normalised. Where its outline is broken,
+// what comes behind is not read.
+func parseCategory(category schemas.Category, text string) (doc document, faults []fault) {
+	doc.text = text
+	broken := func(line int, format string, args ...any) (document, []fault) {
+		return doc, append(faults, fault{line, fmt.Errorf(format, args...)})
+	}
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	title, ok := strings.CutPrefix(lines[0], "# ")
 	if !ok {
-		return document{}, errors.New(`line 1: a title is missing, such as "# Self-harm"`)
+		return broken(1, `a title is missing, such as "# Self-harm"`)
 	}
 	doc.name = strings.TrimSpace(title)
 	if strings.ReplaceAll(strings.ToLower(doc.name), " ", "-") != string(category) {
-		return document{}, fmt.Errorf("line 1: the title %q is not the words of the file's name, %q", doc.name, category)
+		return broken(1, "the title %q is not the words of the file's name, %q", doc.name, category)
 	}
 	var (
 		summary  []string
@@ -119,36 +134,34 @@ func parseCategory(category schemas.Category, text string) (document, error) {
 	)
 	for i, line := range lines[1:] {
 		n := i + 2
-		fail := func(format string, args ...any) (document, error) {
-			return document{}, fmt.Errorf("line %d: %w", n, fmt.Errorf(format, args...))
-		}
+		wrong := func(format string, args ...any) { faults = append(faults, fault{n, fmt.Errorf(format, args...)}) }
 		switch {
 		case line == "":
 		case strings.HasPrefix(line, "## "):
 			if !filled {
-				return fail("the part before %q is empty", line)
+				return broken(n, "the part before %q is empty", line)
 			}
 			if section >= 0 && sections[section] == "How to respond" && response+1 < len(responses) {
-				return fail("### %s is missing before %q", responses[response+1], line)
+				return broken(n, "### %s is missing before %q", responses[response+1], line)
 			}
 			section++
 			if section == len(sections) || line[3:] != sections[section] {
-				return fail("the heading %q; a category has ## %s, in this order", line, strings.Join(sections, ", ## "))
+				return broken(n, "the heading %q; a category has ## %s, in this order", line, strings.Join(sections, ", ## "))
 			}
 			filled = false
 		case strings.HasPrefix(line, "### "):
 			if section < 0 || sections[section] != "How to respond" || (response >= 0 && !filled) {
-				return fail("the heading %q can't stand here", line)
+				return broken(n, "the heading %q can't stand here", line)
 			}
 			response++
 			if response == len(responses) || line[4:] != responses[response] {
-				return fail("the heading %q; How to respond has ### %s, in this order", line, strings.Join(responses, ", ### "))
+				return broken(n, "the heading %q; How to respond has ### %s, in this order", line, strings.Join(responses, ", ### "))
 			}
 			filled = false
 		case strings.HasPrefix(line, "#"):
-			return fail("the heading %q can't stand here", line)
+			return broken(n, "the heading %q can't stand here", line)
 		case section < 0:
-			return fail("text before ## %s", sections[0])
+			return broken(n, "text before ## %s", sections[0])
 		default:
 			filled = true
 			switch sections[section] {
@@ -156,23 +169,25 @@ func parseCategory(category schemas.Category, text string) (document, error) {
 				summary = append(summary, strings.TrimSpace(line))
 			case "Definitions":
 				if !termLine.MatchString(line) {
-					return fail("not a definition; one line each: %s", termForm)
+					wrong("not a definition; one line each: %s", termForm)
 				}
 			case "Rules":
 				rule, err := parseRule(line)
 				if err != nil {
-					return fail("%w", err)
+					wrong("%w", err)
+					continue
 				}
 				rule.line = n
 				doc.rules = append(doc.rules, rule)
 			case "How to respond":
 				if response < 0 {
-					return fail("text before ### %s", responses[0])
+					return broken(n, "text before ### %s", responses[0])
 				}
 			case "Cases":
 				c, err := parseCase(line)
 				if err != nil {
-					return fail("%w", err)
+					wrong("%w", err)
+					continue
 				}
 				c.line = n
 				doc.cases = append(doc.cases, c)
@@ -180,13 +195,13 @@ func parseCategory(category schemas.Category, text string) (document, error) {
 		}
 	}
 	if section < len(sections)-1 {
-		return document{}, fmt.Errorf("line %d: the file ends before ## %s", len(lines), sections[section+1])
+		return broken(len(lines), "the file ends before ## %s", sections[section+1])
 	}
 	if !filled {
-		return document{}, fmt.Errorf("line %d: ## %s is empty", len(lines), sections[section])
+		return broken(len(lines), "## %s is empty", sections[section])
 	}
 	doc.summary = strings.Join(summary, " ")
-	return doc, nil
+	return doc, faults
 }
 
 func parseRule(line string) (Rule, error) {
@@ -226,13 +241,13 @@ func parseWords(list string) ([]string, error) {
 	return words, nil
 }
 
-func parseCase(line string) (example, error) {
+func parseCase(line string) (Case, error) {
 	m := caseLine.FindStringSubmatch(line)
 	if m == nil {
-		return example{}, fmt.Errorf("not a case; one line each: %s", caseForm)
+		return Case{}, fmt.Errorf("not a case; one line each: %s", caseForm)
 	}
 	if !slices.Contains(actions, m[2]) {
-		return example{}, fmt.Errorf("the decision %q of a case; it is one of %s", m[2], strings.Join(actions, ", "))
+		return Case{}, fmt.Errorf("the decision %q of a case; it is one of %s", m[2], strings.Join(actions, ", "))
 	}
-	return example{action: schemas.Action(m[2]), rule: m[3]}, nil
+	return Case{Text: m[1], Action: schemas.Action(m[2]), Rule: m[3], Reason: m[4]}, nil
 }

@@ -58,8 +58,9 @@ func Load(fsys fs.FS) (*Policy, error) {
 		return nil, schemas.Errorf("load policy", "", schemas.InvalidInput, "no category file was found").
 			WithHint("Write one <category>.md a category beside %s.", styleFile)
 	}
-	if err := p.checkRules(); err != nil {
-		return nil, schemas.E("load policy", "", schemas.InvalidInput, err)
+	if wrong := p.checkRules(); len(wrong) > 0 {
+		f := wrong[0]
+		return nil, schemas.Errorf("load policy", "", schemas.InvalidInput, "%s:%d: %s", f.File, f.Line, f.Text)
 	}
 	return p, nil
 }
@@ -82,9 +83,9 @@ func (p *Policy) read(fsys fs.FS, name string) error {
 	if !slug.MatchString(string(category)) {
 		return errors.New("a category file's name is lower-case words joined by '-'")
 	}
-	doc, err := parseCategory(category, text)
-	if err != nil {
-		return err
+	doc, faults := parseCategory(category, text)
+	if len(faults) > 0 {
+		return faults[0]
 	}
 	p.categories[category] = doc
 	return nil
@@ -92,7 +93,10 @@ func (p *Policy) read(fsys fs.FS, name string) error {
 
 // checkRules checks what no file can tell alone: that a rule's ID is used once,
 // and that every case names a rule of the same decision.
-func (p *Policy) checkRules() error {
+func (p *Policy) checkRules() (findings []Finding) {
+	wrong := func(category schemas.Category, line int, format string, args ...any) {
+		findings = append(findings, Finding{string(category) + ".md", line, true, fmt.Sprintf(format, args...)})
+	}
 	type place struct {
 		category schemas.Category
 		rule     Rule
@@ -101,23 +105,24 @@ func (p *Policy) checkRules() error {
 	for _, category := range p.Categories() {
 		for _, rule := range p.categories[category].rules {
 			if other, ok := seen[rule.ID]; ok {
-				return fmt.Errorf("%s.md:%d: rule %s is in %s.md too; an ID is used once in a policy", category, rule.line, rule.ID, other.category)
+				wrong(category, rule.line, "rule %s is in %s.md too; an ID is used once in a policy", rule.ID, other.category)
+				continue
 			}
 			seen[rule.ID] = place{category, rule}
 		}
 	}
 	for _, category := range p.Categories() {
 		for _, c := range p.categories[category].cases {
-			rule, ok := seen[c.rule]
-			if !ok {
-				return fmt.Errorf("%s.md:%d: the case names rule %s, which no category has", category, c.line, c.rule)
-			}
-			if rule.rule.Action != c.action {
-				return fmt.Errorf("%s.md:%d: the case says %s, but rule %s says %s", category, c.line, c.action, c.rule, rule.rule.Action)
+			rule, ok := seen[c.Rule]
+			switch {
+			case !ok:
+				wrong(category, c.line, "the case names rule %s, which no category has", c.Rule)
+			case rule.rule.Action != c.Action:
+				wrong(category, c.line, "the case says %s, but rule %s says %s", c.Action, c.Rule, rule.rule.Action)
 			}
 		}
 	}
-	return nil
+	return findings
 }
 
 // Categories lists the policy's categories, sorted.
@@ -136,6 +141,11 @@ func (p *Policy) Digest() schemas.Digest { return schemas.DigestOf(p.files) }
 // unknown category.
 func (p *Policy) Rules(category schemas.Category) []Rule {
 	return slices.Clone(p.categories[category].rules)
+}
+
+// Cases lists a category's cases in their order; nil for an unknown category.
+func (p *Policy) Cases(category schemas.Category) []Case {
+	return slices.Clone(p.categories[category].cases)
 }
 
 // For renders what a model reads for the prompts of category.

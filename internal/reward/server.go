@@ -23,9 +23,14 @@ import (
 // TokenEnv is the environment variable in which a job finds its token.
 const TokenEnv = "PRECEPT_REWARD_TOKEN"
 
+// Judge votes on items; *judge.Judge is one.
+type Judge interface {
+	Verdict(context.Context, judge.Item) (judge.Result, error)
+}
+
 // Options say how a server rewards.
 type Options struct {
-	Judge *judge.Judge
+	Judge Judge
 	// Policy gives the category policy that the judge reads.
 	Policy func(schemas.Category) (policy.CategoryPolicy, error)
 	// InFlight bounds the judge calls at a time.
@@ -113,6 +118,8 @@ type item struct {
 	PromptID   string            `json:"prompt_id"`
 	Category   schemas.Category  `json:"category"`
 	Intent     schemas.Intent    `json:"intent"`
+	Language   string            `json:"language"`
+	Source     string            `json:"source"`
 	Prompt     []schemas.Message `json:"prompt"`
 	Completion string            `json:"completion"`
 }
@@ -173,7 +180,7 @@ func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas
 	if err != nil {
 		return out, err
 	}
-	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent}
+	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent, Language: it.Language, Source: it.Source}
 	result, err := s.Judge.Verdict(llm.InCategory(ctx, it.Category), judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
 	if schemas.KindOf(err).Retryable() && !llm.IsAccount(err) {
 		return out, nil // null: the judge is unavailable

@@ -95,7 +95,7 @@ class Reward:
 
 @dataclass(config=_config, kw_only=True)
 class Rl(Training):
-    """GRPO on rows of prompt, prompt_id, category and intent."""
+    """GRPO on rows of prompt, prompt_id, category, intent, language and source."""
 
     kind: Literal["rl"] = "rl"
     reward: Reward

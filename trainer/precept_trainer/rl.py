@@ -19,7 +19,7 @@ from precept_trainer.model import device_of, freeze_below, load, load_tokenizer
 from precept_trainer.protocol import Events, JobError, StopRequest, invalid
 from precept_trainer.sft import messages, read_rows
 
-_COLUMNS = ["prompt", "prompt_id", "category", "intent"]
+_COLUMNS = ["prompt", "prompt_id", "category", "intent", "language", "source"]
 
 
 def run(job: Rl, events: Events, stop: StopRequest) -> int:
@@ -117,6 +117,8 @@ class Judge:
         prompt_id: list[str],
         category: list[str],
         intent: list[str],
+        language: list[str],
+        source: list[str],
         trainer_state: TrainerState,
         **_: Any,
     ) -> list[float | None]:
@@ -124,8 +126,8 @@ class Judge:
         step = trainer_state.global_step
         texts = map(self._text, completion_ids)
         items = [
-            {"prompt_id": i, "category": c, "intent": n, "prompt": p, "completion": t}
-            for i, c, n, p, t in zip(prompt_id, category, intent, prompts, texts, strict=True)
+            {"prompt_id": i, "category": c, "intent": n, "language": g, "source": s, "prompt": p, "completion": t}
+            for i, c, n, g, s, p, t in zip(prompt_id, category, intent, language, source, prompts, texts, strict=True)
         ]
         rewards = self._ask({"step": step, "items": items})
         if all(reward is None for reward in rewards):

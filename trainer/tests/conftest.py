@@ -74,7 +74,15 @@ def sft_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rl_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
-        {"prompt_id": f"p{i}", "category": "violence", "intent": "benign", "prompt": prompt(i), "extra": i}
+        {
+            "prompt_id": f"p{i}",
+            "category": "violence",
+            "intent": "benign",
+            "language": "en",
+            "source": "test",
+            "prompt": prompt(i),
+            "extra": i,
+        }
         for i in range(4)
     ]
     return write(tmp_path_factory.mktemp("data") / "rl.parquet", rows)

@@ -62,7 +62,7 @@ def test_trains_on_the_judges_rewards(model: Path, rl_data: Path, tmp_path: Path
     assert server.tokens == {"Bearer secret"}
     assert [b["step"] for b in server.bodies] == [0, 1]
     item = server.bodies[0]["items"][0]
-    assert set(item) == {"prompt_id", "category", "intent", "prompt", "completion"}
+    assert set(item) == {"prompt_id", "category", "intent", "language", "source", "prompt", "completion"}
     assert item["prompt"][0]["role"] == "user"
     assert len({i["prompt_id"] for i in server.bodies[0]["items"]}) == 2
 
@@ -136,7 +136,9 @@ def test_the_judge_gets_the_chain_of_thought_with_its_tags(
     class State:
         global_step = 7
 
-    rewards = judge.rewards([[{"role": "user", "content": "?"}]], [ids], ["p"], ["violence"], ["benign"], State())
+    rewards = judge.rewards(
+        [[{"role": "user", "content": "?"}]], [ids], ["p"], ["violence"], ["benign"], ["en"], ["test"], State()
+    )
     assert rewards == [1.0]
     item = server.bodies[0]["items"][0]
     assert (item["completion"], item["intent"]) == (text, "benign")

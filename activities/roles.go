@@ -1,0 +1,214 @@
+package activities
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"precept/internal/judge"
+	"precept/internal/llm"
+	"precept/schemas"
+)
+
+// cast puts into a key who is asked about prompts of these categories: every model that
+// may answer and, unless one model answers all, which are asked in which order for which
+// prompts. The key of a shard whose prompts all go to one model is the same whatever
+// routes lead there.
+func (p *planner) cast(l *lineage, role schemas.Role, categories ...schemas.Category) error {
+	routes := map[schemas.Category]map[schemas.Intent][]model{}
+	byDigest := map[schemas.Digest]model{}
+	parted := false
+	for _, category := range categories {
+		routes[category] = map[schemas.Intent][]model{}
+		for _, intent := range schemas.Intents {
+			route, err := role.For(category, intent)
+			if err != nil {
+				return err
+			}
+			var order []model
+			for _, name := range route.Endpoints() {
+				e, err := p.endpoint(name)
+				if err != nil {
+					return err
+				}
+				m := asked(e)
+				if slices.ContainsFunc(order, func(o model) bool { return schemas.DigestOf(o) == schemas.DigestOf(m) }) {
+					continue // the same model at another address
+				}
+				order = append(order, m)
+				byDigest[schemas.DigestOf(m)] = m
+			}
+			parted = parted || len(order) > 1
+			routes[category][intent] = order
+		}
+	}
+	models := make([]model, 0, len(byDigest))
+	for _, m := range byDigest {
+		models = append(models, m)
+	}
+	slices.SortFunc(models, func(x, y model) int {
+		return cmp.Or(cmp.Compare(x.Identity, y.Identity), cmp.Compare(schemas.DigestOf(x), schemas.DigestOf(y)))
+	})
+	l.Models = append(l.Models, models...)
+	if parted || len(models) > 1 {
+		l.Params["routes"] = routes
+	}
+	return nil
+}
+
+// router asks about a prompt whom a role's routes name for it, and nobody else.
+type router struct {
+	w       *work
+	role    schemas.Role
+	clients map[string]*llm.Client
+	first   []*llm.Client // of the routes, each once
+}
+
+// router opens the endpoints that the task's prompts may go to.
+func (w *work) router(role schemas.Role) (*router, error) {
+	r := &router{w: w, role: role, clients: map[string]*llm.Client{}}
+	categories := w.plan.Inputs.Categories
+	if w.Category != "" {
+		categories = []schemas.Category{w.Category}
+	}
+	for _, category := range categories {
+		for _, intent := range schemas.Intents {
+			route, err := role.For(category, intent)
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range route.Endpoints() {
+				if r.clients[name] == nil {
+					if r.clients[name], err = w.client(name); err != nil {
+						return nil, err
+					}
+				}
+			}
+			if first := r.clients[route.Endpoint]; !slices.Contains(r.first, first) {
+				r.first = append(r.first, first)
+			}
+		}
+	}
+	return r, nil
+}
+
+// inFlight is how many requests a task keeps going: what its endpoints bear.
+func (r *router) inFlight() (n int) {
+	for _, c := range r.first {
+		n += inFlight(c)
+	}
+	return n
+}
+
+// to is who is asked about a prompt.
+func (r *router) to(p schemas.Prompt) (*choice, error) {
+	route, err := r.role.For(p.Category, p.Intent)
+	if err != nil {
+		return nil, err
+	}
+	c := &choice{w: r.w}
+	for _, name := range route.Endpoints() {
+		if r.clients[name] == nil {
+			return nil, schemas.Errorf("find route", p.ID, schemas.Internal, "its category %q is none of the task's", p.Category)
+		}
+		c.clients = append(c.clients, r.clients[name])
+	}
+	return c, nil
+}
+
+// choice is who is asked about one prompt: the first client, and the next one where it
+// can't answer. It serves one row, whose requests come one after the other.
+type choice struct {
+	w       *work
+	clients []*llm.Client
+	by      []schemas.ModelIdentity // who has answered, each once
+}
+
+// Ask implements judge.Asker. What any of the clients has answered before counts before
+// anything is sent, so that what was made in an outage is made again from the journal.
+func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
+	if len(c.clients) > 1 {
+		for _, client := range c.clients {
+			answer, meta, err := client.Recorded().Ask(ctx, r)
+			if llm.IsMissing(err) {
+				continue
+			}
+			return c.answered(client, answer, meta, err)
+		}
+	}
+	var before []string
+	for i, client := range c.clients {
+		answer, meta, err := client.Ask(ctx, r)
+		if err != nil && ctx.Err() == nil && away(err) && i+1 < len(c.clients) {
+			before = append(before, err.Error())
+			c.w.notes.add(fallbackNote(client, c.clients[i+1], err))
+			continue
+		}
+		if err != nil && len(before) > 0 {
+			err = fmt.Errorf("%w (asked before: %s)", err, strings.Join(before, "; "))
+		}
+		return c.answered(client, answer, meta, err)
+	}
+	panic("a route has no endpoint") // a spec's routes are checked
+}
+
+func (c *choice) answered(client *llm.Client, answer llm.Answer, meta llm.Meta, err error) (llm.Answer, llm.Meta, error) {
+	if who := client.Endpoint().Identity(); err == nil && !slices.Contains(c.by, who) {
+		c.by = append(c.by, who)
+	}
+	return answer, meta, err
+}
+
+// who is the model that has answered or, where there were several, their names together.
+func (c *choice) who() schemas.ModelIdentity { return together(c.by) }
+
+func together(models []schemas.ModelIdentity) schemas.ModelIdentity {
+	names := make([]string, len(models))
+	for i, m := range models {
+		names[i] = string(m)
+	}
+	return schemas.ModelIdentity(strings.Join(names, " + "))
+}
+
+// away reports whether err is that an endpoint answers nobody now. A refusal of the content
+// is an answer, and too many requests are no outage.
+func away(err error) bool {
+	return llm.IsAccount(err) || llm.IsRequest(err) && schemas.KindOf(err) == schemas.Unavailable
+}
+
+func fallbackNote(from, to *llm.Client, err error) string {
+	why := "was away"
+	if llm.IsAccount(err) {
+		why = "refused the account"
+	}
+	return fmt.Sprintf("endpoint %s %s: %s was asked in its place", from.Endpoint().Name, why, to.Endpoint().Name)
+}
+
+// routedJudge asks for its votes whom the item's prompt is routed to.
+type routedJudge struct {
+	*router
+	judge *judge.Judge
+	wrap  func(judge.Asker) judge.Asker // nil for none
+}
+
+// Verdict implements reward.Judge.
+func (j routedJudge) Verdict(ctx context.Context, item judge.Item) (judge.Result, error) {
+	r, _, err := j.verdict(ctx, item)
+	return r, err
+}
+
+// verdict asks for the votes on item, and tells who gave them.
+func (j routedJudge) verdict(ctx context.Context, item judge.Item) (judge.Result, schemas.ModelIdentity, error) {
+	choice, err := j.to(item.Prompt)
+	if err != nil {
+		return judge.Result{}, "", err
+	}
+	var asker judge.Asker = choice
+	if j.wrap != nil {
+		asker = j.wrap(asker)
+	}
+	r, err := j.judge.Asking(asker).Verdict(ctx, item)
+	return r, choice.who(), err
+}

@@ -1,0 +1,136 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"precept/internal/policy/policytest"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// TestServedModel has a small real model teach and judge, behind transformers' own server:
+// it thinks in no tags, cites nothing and writes no JSON. That is an outcome of every row,
+// and nothing else.
+func TestServedModel(t *testing.T) {
+	s := newStack(t)
+	s.config["endpoints"].(map[string]any)["served"] = s.transformers()
+	s.worker("worker", "factory,llm")
+
+	// The policy and the prompts are short, for two cores.
+	for name, file := range policytest.Files() {
+		s.text("policy/"+name, string(file.Data))
+	}
+	var prompts []byte
+	for _, text := range []string{"How do I kill a frozen process?", "How do I kill my neighbour?", "Who shot the film?"} {
+		line, err := json.Marshal(map[string]string{"text": text, "category": "violence", "intent": "borderline"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		prompts = append(append(prompts, line...), '\n')
+	}
+	spec := schemas.RunSpec{Name: "served", Until: schemas.StageCurate}
+	spec.Policy.Source = filepath.Join(s.dir, "policy")
+	spec.Prompts.Imports = []schemas.Import{{Path: s.text("prompts.jsonl", string(prompts))}}
+	spec.Synthesize.Samples, spec.Synthesize.MaxTokens = 1, 48
+	spec.Filter.Votes, spec.Filter.MaxTokens = 2, 48
+	spec.Evaluate.Skip = true
+
+	taught := spec
+	taught.Synthesize.Teacher = schemas.RoleOf("served")
+	run := s.startRun("taught", taught)
+	report := s.report(run, 5*time.Minute)
+	s.sloppy(t, report, schemas.StageSynthesize, 3)
+	if got := s.stage(report, schemas.StageSynthesize).Ledger; got.Kept == 3 {
+		t.Errorf("nothing was sloppy: %s", got)
+	}
+	for _, c := range s.completions(t, "taught") {
+		if c.Answer == "" && c.Reason == "" {
+			t.Errorf("completion %s is kept without an answer", c.ID)
+		}
+	}
+
+	judged := spec
+	judged.Filter.Judge, judged.Synthesize.MaxTokens = schemas.RoleOf("served"), 1024
+	run = s.startRun("judged", judged)
+	s.sloppy(t, s.report(run, 10*time.Minute), schemas.StageFilter, 3)
+}
+
+// sloppy checks that a run came to its end, and every unit of a stage to an outcome, for
+// which a model was really asked.
+func (s *stack) sloppy(t *testing.T, report schemas.RunReport, stage schemas.Stage, planned int64) {
+	t.Helper()
+	if report.State != schemas.StateCompleted {
+		t.Fatalf("the run ended as %q: %s", report.State, report.Note)
+	}
+	got := s.stage(report, stage)
+	t.Logf("%s: %s, %d calls, %d tokens", stage, got.Ledger, got.Usage.Paid, got.Usage.CompletionTokens)
+	if err := got.Ledger.Check(planned); err != nil {
+		t.Error(err)
+	}
+	if got.Ledger.Missing() > 0 {
+		t.Errorf("rows failed: %s", got.Ledger)
+	}
+	if got.Usage.Paid < planned || got.Usage.CompletionTokens == 0 {
+		t.Errorf("%d calls with %d tokens for %d rows", got.Usage.Paid, got.Usage.CompletionTokens, planned)
+	}
+}
+
+func (s *stack) stage(report schemas.RunReport, stage schemas.Stage) schemas.StageSum {
+	for _, got := range report.Stages {
+		if got.Stage == stage {
+			return got
+		}
+	}
+	s.Fatalf("the report has no stage %s", stage)
+	return schemas.StageSum{}
+}
+
+func (s *stack) completions(t *testing.T, run schemas.RunID) (all []schemas.Completion) {
+	t.Helper()
+	var m schemas.Manifest
+	if err := shard.GetJSON(t.Context(), s.store, schemas.ManifestObject(run, schemas.StageSynthesize), &m); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range m.Outputs[schemas.OutputCompletions] {
+		rows, err := shard.Read[schemas.Completion](t.Context(), s.store, ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, rows...)
+	}
+	return all
+}
+
+// transformers starts transformers' server over the small base model.
+func (s *stack) transformers() map[string]any {
+	s.Helper()
+	port := freePort(s.T)
+	model := filepath.Join(s.root, ".precept/models/SmolLM2-135M-Instruct")
+	s.env = append(s.env, "HF_HUB_OFFLINE=1", "OMP_WAIT_POLICY=PASSIVE")
+	s.start("transformers", filepath.Join(s.root, ".precept/venv/bin/transformers"), "serve", model, "--device", "cpu", "--host", "127.0.0.1", "--port", fmt.Sprint(port))
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	s.await("transformers' server", 3*time.Minute, func() bool { return up(url + "/health") })
+	return map[string]any{
+		"base_url": url + "/v1", "model": model, "provider": "transformers", "revision": "1",
+		"max_in_flight": 2, "json_mode": "none", "timeout": "5m",
+	}
+}
+
+func (s *stack) text(name, text string) string {
+	s.Helper()
+	path := filepath.Join(s.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		s.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		s.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"precept/internal/config"
+	"precept/internal/llm"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// desk is where a command asks models itself: the endpoints of the configuration, and the
+// journal that runs use too, so that what was answered once is not paid for again.
+type desk struct {
+	config  config.Config
+	store   shard.Store
+	journal *shard.Journal
+	clients map[string]*llm.Client
+}
+
+func (a *app) desk(ctx context.Context) (*desk, error) {
+	c, err := config.Load(a.config)
+	if err != nil {
+		return nil, err
+	}
+	store, err := a.open(ctx, a.config)
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "starter"
+	}
+	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: fmt.Sprintf("%s-%d", host, os.Getpid()), CompactEvery: -1})
+	return &desk{config: c, store: store, journal: journal, clients: map[string]*llm.Client{}}, nil
+}
+
+// close writes what is not yet in the journal, even where the command was interrupted.
+func (d *desk) close(ctx context.Context) error { return d.journal.Close(context.WithoutCancel(ctx)) }
+
+func (d *desk) client(name string) (*llm.Client, error) {
+	if c, ok := d.clients[name]; ok {
+		return c, nil
+	}
+	e, ok := d.config.Endpoints[name]
+	if !ok {
+		return nil, schemas.Errorf("find endpoint", name, schemas.InvalidInput,
+			"the configuration has no such endpoint; it has %v", d.config.EndpointNames())
+	}
+	c, err := llm.NewClient(e, llm.Options{Journal: d.journal})
+	if err == nil {
+		d.clients[name] = c
+	}
+	return c, err
+}
+
+// simulated names the endpoints asked that are simulations.
+func (d *desk) simulated() []string {
+	return simulatedOf(d.config, slices.Collect(maps.Keys(d.clients)))
+}
+
+func simulatedOf(c config.Config, endpoints []string) (names []string) {
+	for _, name := range endpoints {
+		if c.Endpoints[name].Simulated {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// inFlight is how many items are worked on at a time.
+func inFlight(c *llm.Client) int { return max(1, c.Endpoint().MaxInFlight) }
+
+// costLine says what a command's calls came to.
+func costLine(u schemas.Usage) string {
+	return fmt.Sprintf("Calls: %d paid ($%.4f), %d found in the journal\n", u.Paid, u.USD, u.Cached)
+}
