@@ -9,6 +9,7 @@ import (
 
 	"precept/internal/judge"
 	"precept/internal/llm"
+	"precept/internal/policy"
 	"precept/schemas"
 )
 
@@ -124,6 +125,25 @@ type choice struct {
 	w       *work
 	clients []*llm.Client
 	by      []schemas.ModelIdentity // who has answered, each once
+	last    llm.Endpoint            // who has answered last
+	// messages are those of a teacher, which depend on how its endpoint is asked for the
+	// chain of thought; nil for a request's own.
+	messages func(llm.Endpoint) []schemas.Message
+}
+
+// teaching makes the choice one of teachers: each is asked, and read, in its own form.
+func (c *choice) teaching(cp policy.CategoryPolicy, prompt schemas.Prompt) *choice {
+	c.messages = func(e llm.Endpoint) []schemas.Message { return policy.TeacherMessagesIn(e.CoT, cp, prompt) }
+	return c
+}
+
+// split parts what was answered. What a trained model says goes to users as it is, and
+// must be in the strict form itself; of a teacher's answer, examples are made in it.
+func (c *choice) split(a llm.Answer) (cot, answer string, ok bool) {
+	if c.messages != nil {
+		return c.last.CoT.Read(a)
+	}
+	return a.Split()
 }
 
 // Ask implements judge.Asker. What any of the clients has answered before counts before
@@ -131,7 +151,7 @@ type choice struct {
 func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
 	if len(c.clients) > 1 {
 		for _, client := range c.clients {
-			answer, meta, err := client.Recorded().Ask(ctx, r)
+			answer, meta, err := client.Recorded().Ask(ctx, c.put(client, r))
 			if llm.IsMissing(err) {
 				continue
 			}
@@ -140,7 +160,7 @@ func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, 
 	}
 	var before []string
 	for i, client := range c.clients {
-		answer, meta, err := client.Ask(ctx, r)
+		answer, meta, err := client.Ask(ctx, c.put(client, r))
 		if err != nil && ctx.Err() == nil && away(err) && i+1 < len(c.clients) {
 			before = append(before, err.Error())
 			c.w.notes.add(fallbackNote(client, c.clients[i+1], err))
@@ -154,8 +174,17 @@ func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, 
 	panic("a route has no endpoint") // a spec's routes are checked
 }
 
+// put is a request as a client is asked it.
+func (c *choice) put(client *llm.Client, r llm.Request) llm.Request {
+	if c.messages != nil {
+		r.Messages = c.messages(client.Endpoint())
+	}
+	return r
+}
+
 func (c *choice) answered(client *llm.Client, answer llm.Answer, meta llm.Meta, err error) (llm.Answer, llm.Meta, error) {
-	if who := client.Endpoint().Identity(); err == nil && !slices.Contains(c.by, who) {
+	c.last = client.Endpoint()
+	if who := c.last.Identity(); err == nil && !slices.Contains(c.by, who) {
 		c.by = append(c.by, who)
 	}
 	return answer, meta, err

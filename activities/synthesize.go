@@ -11,7 +11,7 @@ import (
 )
 
 // synthesizeVersion changes when the same answers give other completions.
-const synthesizeVersion = 2
+const synthesizeVersion = 3
 
 // synthesize plans a task for every shard of prompts or, where a quota draws them, for
 // every round and shard of a category.
@@ -119,7 +119,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 		if err != nil {
 			return schemas.Completion{}, err
 		}
-		c, err := ask.completion(ctx, choice, prompt, policy.TeacherMessages(cp, prompt), i%samples)
+		c, err := ask.completion(ctx, choice.teaching(cp, prompt), prompt, nil, i%samples)
 		if err != nil {
 			return c, w.unanswered(err, 1)
 		}
@@ -158,7 +158,7 @@ func (k asker) completion(ctx context.Context, choice *choice, prompt schemas.Pr
 	if err != nil {
 		return schemas.Completion{}, err
 	}
-	cot, text, ok := answer.Split()
+	cot, text, ok := choice.split(answer)
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),
 		Prompt: prompt, Model: choice.who(), Sample: int32(sample),
@@ -171,8 +171,10 @@ func (k asker) completion(ctx context.Context, choice *choice, prompt schemas.Pr
 		c.Reason, c.Answer = schemas.ReasonTooLong, ""
 	case answer.Truncated():
 		c.Reason = schemas.ReasonTruncated
-	case !ok && cot != "":
+	case answer.CallsTool(), answer.TooLarge(), !ok && cot != "":
 		c.Reason = schemas.ReasonMalformed
+	case cot == "" && answer.HidesCoT():
+		k.w.beat.say("the model thinks, but does not say what")
 	}
 	return c, nil
 }

@@ -73,9 +73,14 @@ func Try(ctx context.Context, c config.Config, store shard.Store, journal *shard
 		if err != nil {
 			return nil, usage, err
 		}
+		first, err := teacher.to(prompt)
+		if err != nil {
+			return nil, usage, err
+		}
 		trials[i] = Trial{
-			Prompt: prompt, Policy: cp.Digest, Tokens: policy.Tokens(cp.Text), Messages: policy.TeacherMessages(cp, prompt),
-			Samples: make([]TriedSample, req.Spec.Synthesize.Samples),
+			Prompt: prompt, Policy: cp.Digest, Tokens: policy.Tokens(cp.Text),
+			Messages: policy.TeacherMessagesIn(first.clients[0].Endpoint().CoT, cp, prompt),
+			Samples:  make([]TriedSample, req.Spec.Synthesize.Samples),
 		}
 		for k := range trials[i].Samples {
 			p.Go(func(ctx context.Context) (err error) {
@@ -128,7 +133,7 @@ func (t trier) sample(ctx context.Context, cp policy.CategoryPolicy, trial Trial
 	if err != nil {
 		return s, err
 	}
-	if s.Completion, err = t.ask.completion(ctx, choice, trial.Prompt, trial.Messages, k); err != nil {
+	if s.Completion, err = t.ask.completion(ctx, choice.teaching(cp, trial.Prompt), trial.Prompt, nil, k); err != nil {
 		return s, err
 	}
 	c := &s.Completion

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -198,6 +199,8 @@ type options struct {
 	trainer trainer.Config
 	tries   int // of one request
 	keyEnv  string
+	change  func(*llm.Endpoint)
+	log     io.Writer // nil for none
 	// endpoints are more models than teacher, judge and grader.
 	endpoints []string
 
@@ -230,6 +233,9 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 			e = o.provider.endpoint(name)
 		}
 		e.APIKeyEnv = o.keyEnv
+		if o.change != nil {
+			o.change(&e)
+		}
 		c.Endpoints[name] = e
 	}
 	journals := shard.JournalOptions{Writer: o.holder, FlushEvery: o.flush, CompactEvery: -1}
@@ -257,7 +263,11 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 		}
 	}
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	logs := slog.New(slog.DiscardHandler)
+	if o.log != nil {
+		logs = slog.New(slog.NewTextHandler(o.log, nil))
+	}
+	suite.SetLogger(log.NewStructuredLogger(logs))
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(a)
 	return &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}

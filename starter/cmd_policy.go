@@ -475,14 +475,15 @@ func (t policyTest) ask(ctx context.Context, d *desk) (cases []tested, used sche
 // one puts one case to them.
 func (t policyTest) one(ctx context.Context, teacher *llm.Client, j *judge.Judge, cp policy.CategoryPolicy, c *tested, spend func(schemas.Usage)) error {
 	prompt := schemas.Prompt{Messages: []schemas.Message{{Role: "user", Content: c.Text}}, Category: c.Category}
+	form := teacher.Endpoint().CoT
 	answer, meta, err := teacher.Ask(ctx, llm.Request{
-		Messages: policy.TeacherMessages(cp, prompt), Temperature: t.temperature, MaxTokens: schemas.RunSpec{}.WithDefaults().Synthesize.MaxTokens,
+		Messages: policy.TeacherMessagesIn(form, cp, prompt), Temperature: t.temperature, MaxTokens: schemas.RunSpec{}.WithDefaults().Synthesize.MaxTokens,
 	})
 	if err != nil {
 		return err
 	}
 	spend(llm.Count(answer, meta))
-	cot, text, _ := answer.Split()
+	cot, text, _ := form.Read(answer)
 	if answer.Refusal || answer.TooLong() {
 		c.Note = "the teacher's provider refused the request"
 		return nil

@@ -13,7 +13,7 @@
 //     citation, no chain of thought, a lecture), so that a judge has something
 //     to reject.
 //   - Fault: a deliberate fault of the endpoint (429, 500, stall, cut, refusal
-//     of the provider, garbage), drawn from the request's body and from how
+//     of the provider, garbage, a reply in another server's form), drawn from the request's body and from how
 //     often it was asked, so that a retry can succeed.
 //   - Ledger: what was asked, answered and would have been paid for.
 //

@@ -3,12 +3,16 @@ package main
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"precept/internal/llm/llmtest"
 )
 
 // faults are the shares (0 to 1) of requests that meet each fault of the
 // endpoint. They exclude each other; their sum should stay under 1.
 type faults struct {
-	limit, fail, stall, cut, refusal, garbage float64
+	limit, fail, stall, cut, refusal, garbage, odd float64
 }
 
 type fault int
@@ -21,6 +25,7 @@ const (
 	cutFault
 	refusalFault
 	garbageFault
+	oddFault
 )
 
 // draw picks the fault of the nth asking of a body. What a client retries
@@ -30,7 +35,7 @@ const (
 // crash gives the same row.
 func (f faults) draw(body digest, nth int, judge bool) fault {
 	transport := []share{{f.limit, limitFault}, {f.fail, failFault}, {f.stall, stallFault}, {f.cut, cutFault}}
-	content := []share{{f.refusal, refusalFault}}
+	content := []share{{f.refusal, refusalFault}, {f.odd, oddFault}}
 	if judge {
 		transport = append(transport, share{f.garbage, garbageFault})
 	} else {
@@ -40,6 +45,32 @@ func (f faults) draw(body digest, nth int, judge bool) fault {
 		return got
 	}
 	return pick(rng(body, 2), content)
+}
+
+// odd is the reply of another server that is given in place of the answer, if one is. One
+// that holds no answer is given once only.
+func (f fault) odd(body digest, nth int) (llmtest.Reply, bool) {
+	if f != oddFault {
+		return llmtest.Reply{}, false
+	}
+	reply := oddReplies[rng(body, 5).IntN(len(oddReplies))]
+	return reply, !reply.Fails || nth == 0
+}
+
+// oddReplies are about one request. Others would end a run's calls.
+var oddReplies = slices.DeleteFunc(slices.Clone(llmtest.Replies), func(r llmtest.Reply) bool { return r.Stop })
+
+// said is an answer's text, parted.
+func (r *chatResponse) said() llmtest.Answer {
+	m := r.Choices[0].Message
+	a := llmtest.Answer{Model: r.Model, CoT: m.Reasoning + m.ReasoningContent, PromptTokens: r.Usage.PromptTokens, CompletionTokens: r.Usage.CompletionTokens}
+	if m.Content != nil {
+		a.Text = *m.Content
+	}
+	if think, text, closed := strings.Cut(a.Text, "</think>"); closed {
+		a.CoT, a.Text = strings.TrimSpace(strings.TrimPrefix(think, "<think>")), strings.TrimSpace(text)
+	}
+	return a
 }
 
 type share struct {

@@ -35,6 +35,7 @@ func run() error {
 	share(&c.faults.cut, "rate-cut", 0, "whose connection is cut in the middle of the answer")
 	share(&c.faults.refusal, "rate-refusal", 0, "that the provider refuses: code content_filter, or the field refusal")
 	share(&c.faults.garbage, "rate-garbage", 0, "that are answered with garbage")
+	share(&c.faults.odd, "rate-odd", 0, "that are replied to as other servers do, well and badly: streams, pages, half a body, other fields")
 	flaw := func(to *float64, name, help string) {
 		flag.Float64Var(to, name, 0.06, "share of teacher samples (0 to 1) "+help)
 	}
@@ -95,7 +96,7 @@ func run() error {
 func (c config) check() error {
 	shares := map[string]float64{
 		"rate-429": c.faults.limit, "rate-500": c.faults.fail, "rate-stall": c.faults.stall, "rate-cut": c.faults.cut,
-		"rate-refusal": c.faults.refusal, "rate-garbage": c.faults.garbage,
+		"rate-refusal": c.faults.refusal, "rate-garbage": c.faults.garbage, "rate-odd": c.faults.odd,
 		"flaw-decision": c.flaws.decision, "flaw-citation": c.flaws.citation, "flaw-think": c.flaws.think, "flaw-lecture": c.flaws.lecture,
 	}
 	for name, v := range shares {

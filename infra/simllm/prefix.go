@@ -23,9 +23,10 @@ func newPrefixCache() *prefixCache {
 	return &prefixCache{seed: maphash.MakeSeed(), young: map[uint64]struct{}{}}
 }
 
-// hit returns how many characters of text's beginning a recent request of the
-// same model shared, and remembers text.
-func (c *prefixCache) hit(model, text string) int {
+// look returns how many characters of text's beginning a recent request of the
+// same model shared, and how to remember text: when the model has read it, which is not
+// yet.
+func (c *prefixCache) look(model, text string) (shared int, remember func()) {
 	var h maphash.Hash
 	h.SetSeed(c.seed)
 	h.WriteString(model)
@@ -36,19 +37,24 @@ func (c *prefixCache) hit(model, text string) int {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	shared, unbroken := 0, true
 	for _, s := range sums {
 		_, young := c.young[s]
 		_, old := c.old[s]
-		if unbroken = unbroken && (young || old); unbroken {
-			shared += blockChars
+		if !young && !old {
+			break
 		}
-		if !young {
-			c.young[s] = struct{}{}
-		}
+		shared += blockChars
+	}
+	return shared, func() { c.remember(sums) }
+}
+
+func (c *prefixCache) remember(sums []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range sums {
+		c.young[s] = struct{}{}
 	}
 	if len(c.young) >= maxBlocks {
 		c.old, c.young = c.young, map[uint64]struct{}{}
 	}
-	return shared
 }

@@ -123,6 +123,25 @@ type chatRequest struct {
 	StreamOptions       struct {
 		IncludeUsage bool `json:"include_usage"`
 	} `json:"stream_options"`
+
+	text string // the prompt, once it was asked for
+	// cached is how many characters of it were in the prefix cache when it came.
+	cached int
+}
+
+// prompt is what the model reads.
+func (r *chatRequest) prompt() string {
+	if r.text == "" {
+		var b strings.Builder
+		for _, m := range r.Messages {
+			b.WriteString(m.Role)
+			b.WriteByte('\n')
+			b.WriteString(string(m.Content))
+			b.WriteByte('\n')
+		}
+		r.text = b.String()
+	}
+	return r.text
 }
 
 type message struct {
@@ -231,9 +250,12 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
+	cached, remember := s.prefixes.look(req.Model, req.prompt())
+	req.cached = cached
 	if !s.wait(r.Context(), body) {
 		return
 	}
+	remember()
 	switch drawn {
 	case failFault:
 		(&apiError{status: http.StatusInternalServerError, Type: "server_error", Code: "internal_error", Message: "simulated server error"}).write(w)
@@ -246,6 +268,13 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	res := s.answer(req, body, drawn)
+	if reply, ok := drawn.odd(body, e.nth); ok {
+		if !reply.Fails {
+			paid = &res.Usage
+		}
+		reply.Write(w, r, res.said())
+		return
+	}
 	if drawn == cutFault {
 		cut(w, res)
 	}
@@ -297,13 +326,6 @@ func (s *server) answer(req chatRequest, body digest, drawn fault) *chatResponse
 		// A time that follows from the body keeps equal requests' answers equal.
 		Created: int64(binary.BigEndian.Uint32(body[:4]) >> 2), Model: req.Model, SystemFingerprint: fingerprint,
 	}
-	var prompt strings.Builder
-	for _, m := range req.Messages {
-		prompt.WriteString(m.Role)
-		prompt.WriteByte('\n')
-		prompt.WriteString(string(m.Content))
-		prompt.WriteByte('\n')
-	}
 	limit := req.MaxCompletionTokens
 	if limit == 0 {
 		limit = req.MaxTokens
@@ -328,8 +350,8 @@ func (s *server) answer(req chatRequest, body digest, drawn fault) *chatResponse
 		res.Usage.CompletionTokens += tokens(*c.Message.Content) + tokens(c.Message.Reasoning) + tokens(c.Message.ReasoningContent)
 		res.Choices = append(res.Choices, c)
 	}
-	res.Usage.PromptTokens = tokens(prompt.String())
-	res.Usage.Details.CachedTokens = s.prefixes.hit(req.Model, prompt.String()) / charsPerToken
+	res.Usage.PromptTokens = tokens(req.prompt())
+	res.Usage.Details.CachedTokens = req.cached / charsPerToken
 	res.Usage.TotalTokens = res.Usage.PromptTokens + res.Usage.CompletionTokens
 	return res
 }

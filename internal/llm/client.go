@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	openai "github.com/sashabaranov/go-openai"
 
@@ -41,21 +42,18 @@ type Options struct {
 // from it by Guarded share its pace.
 type Client struct {
 	endpoint Endpoint
-	redact   func(string) string // takes the key out of a text
+	hide     func(string) string // takes the key out of a text; a function, since it is never printed
 	api      *openai.Client
 	journal  Journal
 	attempts int
 	offline  bool
 	pace     *pace
 	flights  *flights
+	prefixes *prefixes
 	last     *atomic.Pointer[Served]
 	guard    func() error
 	payer    Payer // nil: nobody keeps account
 }
-
-// minSecret is the length from which a key is taken for a secret. Servers that
-// want no key are often given a word such as "none".
-const minSecret = 8
 
 // NewClient makes a client for e. It sends nothing.
 func NewClient(e Endpoint, o Options) (*Client, error) {
@@ -68,7 +66,7 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 	if o.Journal == nil {
 		return fail("it has no journal to keep answers in")
 	}
-	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), last: new(atomic.Pointer[Served]), guard: func() error { return nil }}
+	c := &Client{endpoint: e, journal: o.Journal, attempts: o.Attempts, offline: o.Offline, flights: newFlights(), prefixes: newPrefixes(), last: new(atomic.Pointer[Served]), guard: func() error { return nil }}
 	if c.attempts <= 0 {
 		c.attempts = defaultAttempts
 	}
@@ -78,13 +76,11 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 		if key == "" {
 			return fail("the environment variable %s that api_key_env names is empty", e.APIKeyEnv)
 		}
-	}
-	c.redact = func(text string) string {
-		if len(key) >= minSecret {
-			text = strings.ReplaceAll(text, key, "[key]")
+		if strings.ContainsFunc(key, unicode.IsControl) {
+			return fail("the environment variable %s that api_key_env names holds a line break or another control character", e.APIKeyEnv)
 		}
-		return keyLike.ReplaceAllString(text, "[key]")
 	}
+	c.hide = newSecret(key).hide
 	inFlight := e.MaxInFlight
 	if inFlight == 0 {
 		inFlight = defaultMaxInFlight
@@ -95,12 +91,18 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 		pool := http.DefaultTransport.(*http.Transport).Clone()
 		// All connections stay open: answers come in waves.
 		pool.MaxIdleConns, pool.MaxIdleConnsPerHost = 0, inFlight
+		pool.MaxResponseHeaderBytes = 1 << 20
 		base = pool
 	}
+	sends := transport{base: base}
 	config := openai.DefaultConfig(key)
+	if e.APIKeyHeader != "" {
+		config = openai.DefaultConfig("")
+		sends.header, sends.key = e.APIKeyHeader, key
+	}
 	config.BaseURL = e.BaseURL
 	config.HTTPClient = &http.Client{
-		Transport: transport{base},
+		Transport: sends,
 		// A redirect is a wrong base_url, and may carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -160,6 +162,13 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if c.offline {
 		c.missing(ctx, bill)
 		return Answer{}, meta, errMissing
+	}
+	if c.endpoint.cachesPrefixes() {
+		read, err := c.prefixes.enter(ctx, q.messages[0])
+		if err != nil {
+			return Answer{}, meta, c.unavailable(err, "waiting for the first request of its prefix: %v", err)
+		}
+		defer read()
 	}
 	if answer, err = c.persist(ctx, body, bill); err != nil {
 		return Answer{}, meta, err
@@ -262,116 +271,28 @@ func (c *Client) turn(ctx context.Context, body net.Buffers, bill Bill) (answer 
 }
 
 func (c *Client) send(ctx context.Context, body net.Buffers) (Answer, error) {
-	attempt, cancel := context.WithTimeout(ctx, c.endpoint.AnswerWithin())
-	defer cancel()
+	within := c.endpoint.AnswerWithin()
+	attempt, end := context.WithTimeoutCause(ctx, within, fmt.Errorf("no reply within %s", within))
+	defer end()
+	attempt, cancel := context.WithCancelCause(attempt)
+	defer cancel(nil)
 	x := &exchange{body: body}
+	if c.endpoint.Stream {
+		x.body, x.silence = c.endpoint.streamed(body), c.endpoint.timeout()
+		x.alarm = time.AfterFunc(x.silence, func() { cancel(fmt.Errorf("no reply, or no more of it, within %s", x.silence)) })
+		defer x.alarm.Stop()
+	}
 	start := time.Now()
 	// The transport sends body; an empty request passes go-openai's checks of
 	// model names whatever the model is.
-	resp, err := c.api.CreateChatCompletion(x.into(attempt), openai.ChatCompletionRequest{})
+	_, err := c.api.CreateChatCompletion(x.into(attempt), openai.ChatCompletionRequest{})
 	if x.status == 0 {
 		return Answer{}, c.sendError(ctx, attempt, err)
 	}
-	answer, err := c.read(x, resp, err)
+	answer, err := c.read(x)
 	answer.Seconds = time.Since(start).Seconds()
 	if err == nil && answer.Model != "" {
 		c.last.Store(&Served{answer.Model, answer.Fingerprint})
 	}
 	return answer, err
-}
-
-// read makes an answer or an error of a whole reply. decodeErr is go-openai's.
-func (c *Client) read(x *exchange, resp openai.ChatCompletionResponse, decodeErr error) (Answer, error) {
-	if x.status < 200 || x.status > 299 {
-		p, ok := readProblem(x.reply)
-		if !ok {
-			p.text = describe(x.reply)
-		}
-		return c.refused(x.status, p, x.header)
-	}
-	if len(resp.Choices) == 0 {
-		// Some gateways put the error of the server behind them into a 200.
-		if p, ok := readProblem(x.reply); ok {
-			if status := p.status(); status != 0 {
-				return c.refused(status, p, x.header)
-			}
-			if p.content() || p.tooLong(http.StatusBadRequest) {
-				return c.refused(http.StatusBadRequest, p, x.header)
-			}
-			return Answer{}, c.unavailable(nil, "HTTP %d with an error: %s", x.status, p.text)
-		}
-	}
-	var more struct {
-		Choices []struct {
-			Message struct {
-				Reasoning json.RawMessage `json:"reasoning"`
-			} `json:"message"`
-		} `json:"choices"`
-	}
-	if decodeErr == nil {
-		decodeErr = json.Unmarshal(x.reply, &more)
-	}
-	if decodeErr != nil {
-		return Answer{}, c.unavailable(nil, "HTTP %d with what is no chat completion: %s", x.status, describe(x.reply))
-	}
-	if len(resp.Choices) == 0 {
-		return Answer{}, c.unavailable(nil, "HTTP %d without a choice", x.status)
-	}
-	choice := resp.Choices[0]
-	switch choice.FinishReason {
-	case "error", "abort":
-		return Answer{}, c.unavailable(nil, "the server stopped in the middle of the answer (finish_reason %s)", choice.FinishReason)
-	}
-	message := choice.Message
-	answer := Answer{
-		Content:      message.Content,
-		CoT:          message.ReasoningContent,
-		FinishReason: string(choice.FinishReason),
-		Refusal:      message.Refusal != "" || choice.FinishReason == openai.FinishReasonContentFilter,
-		Model:        resp.Model,
-		Fingerprint:  resp.SystemFingerprint,
-		Usage: Usage{
-			PromptTokens:     int64(resp.Usage.PromptTokens),
-			CompletionTokens: int64(resp.Usage.CompletionTokens),
-		},
-	}
-	for _, part := range message.MultiContent {
-		answer.Content += part.Text
-	}
-	if answer.Content == "" {
-		answer.Content = message.Refusal
-	}
-	if answer.CoT == "" {
-		var reasoning string
-		if json.Unmarshal(more.Choices[0].Message.Reasoning, &reasoning) == nil {
-			answer.CoT = reasoning
-		}
-	}
-	if details := resp.Usage.PromptTokensDetails; details != nil {
-		answer.Usage.CachedTokens = int64(details.CachedTokens)
-	}
-	return answer, nil
-}
-
-// refused is the answer or error of a reply whose status is no success.
-func (c *Client) refused(status int, p problem, header http.Header) (Answer, error) {
-	if p.tooLong(status) {
-		return Answer{Content: c.clean(p.text), FinishReason: finishTooLong}, nil
-	}
-	if refusedContent(status, p) {
-		return Answer{Content: c.clean(p.text), FinishReason: string(openai.FinishReasonContentFilter), Refusal: true}, nil
-	}
-	return Answer{}, c.refusedError(status, p, header)
-}
-
-// describe says what a reply that is no JSON looks like.
-func describe(reply []byte) string {
-	text := strings.TrimSpace(string(reply))
-	switch {
-	case text == "":
-		return "an empty body"
-	case strings.HasPrefix(text, "<"):
-		return "a page of HTML or XML"
-	}
-	return fmt.Sprintf("%.80q", text)
 }

@@ -481,32 +481,6 @@ func TestNewClientErrors(t *testing.T) {
 	}
 }
 
-func FuzzReply(f *testing.F) {
-	f.Add(200, hello)
-	f.Add(200, `{"error":{"code":429}}`)
-	f.Add(400, `{"error":{"message":"No.","innererror":{"code":1}}}`)
-	f.Add(500, "<html>")
-	f.Fuzz(func(t *testing.T, status int, body string) {
-		if status < 200 || status > 599 {
-			return
-		}
-		journal := &Memory{}
-		c, err := NewClient(endpoint(), Options{Journal: journal, Attempts: 1, Transport: roundTrip(func(*http.Request) (*http.Response, error) {
-			return response(status, body), nil
-		})})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _, err = c.Ask(t.Context(), ask("Hi"))
-		if (err == nil) != (journal.Len() == 1) {
-			t.Fatalf("%d answers journaled with error %v", journal.Len(), err)
-		}
-		if kind := schemas.KindOf(err); kind == schemas.Internal {
-			t.Fatalf("unclassified: %v", err)
-		}
-	})
-}
-
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

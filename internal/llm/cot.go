@@ -11,6 +11,8 @@ const (
 // chain of thought stands in a reasoning field of its own, or in exactly one
 // closed <think> block at the start, and isn't empty.
 //
+// It is the form that is trained, and the only one in which a trained model is read.
+//
 // When it isn't ok, a judge must still see all that a user would see: the answer
 // is everything outside the first closed block. A block that was never closed is
 // all chain of thought, with what stands before it as the answer.

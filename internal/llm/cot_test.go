@@ -58,7 +58,15 @@ func FuzzSplitCoT(f *testing.F) {
 	f.Add("<think>a</think>b", "")
 	f.Add("<think>a<think>b</think>c</think>d<think>e", "")
 	f.Add("b</think>", "a")
+	f.Add("## Reasoning\na\n## Answer\nb", "")
+	f.Add("<reasoning>a</reasoning><answer>b</answer>", "")
 	f.Fuzz(func(t *testing.T, content, reasoning string) {
+		for _, form := range []CoT{"", CoTThink, CoTField, CoTSections} {
+			cot, answer, ok := form.Read(Answer{Content: content, CoT: reasoning})
+			if ok && (cot == "" || hasTag(answer)) || len(cot)+len(answer) > len(content)+len(reasoning) {
+				t.Fatalf("%q, %q in form %q: %v with %q and %q", content, reasoning, form, ok, cot, answer)
+			}
+		}
 		cot, answer, ok := SplitCoT(content, reasoning)
 		if ok && (cot == "" || hasTag(answer)) {
 			t.Fatalf("%q, %q: ok with %q and %q", content, reasoning, cot, answer)

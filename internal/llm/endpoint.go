@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -44,18 +45,27 @@ type Endpoint struct {
 	// APIKeyEnv names the environment variable that holds the key. Empty for an
 	// endpoint without one.
 	APIKeyEnv string `json:"api_key_env,omitempty"`
+	// APIKeyHeader is the header that carries the key, such as "api-key". By default
+	// it is Authorization, with the word Bearer before the key.
+	APIKeyHeader string `json:"api_key_header,omitempty"`
 	// Simulated says that no language model answers.
 	Simulated bool `json:"simulated,omitempty"`
 
-	MaxInFlight int           `json:"max_in_flight,omitempty"` // defaults to 8
-	RPM         int           `json:"rpm,omitempty"`           // requests a minute; 0 is no limit
-	Timeout     time.Duration `json:"timeout,omitempty"`       // of one request; defaults to two minutes
+	MaxInFlight int `json:"max_in_flight,omitempty"` // defaults to 8
+	RPM         int `json:"rpm,omitempty"`           // requests a minute; 0 is no limit
+	// Timeout bounds one request or, where Stream is set, the time in which nothing
+	// of its reply comes. It defaults to two minutes.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// Stream has answers come in pieces, so that a slow one can be told from none. It
+	// changes no answer.
+	Stream bool `json:"stream,omitempty"`
 
 	// The prices are for a million tokens. CachedUSD defaults to InputUSD.
 	InputUSD  float64 `json:"input_usd,omitempty"`
 	CachedUSD float64 `json:"cached_usd,omitempty"`
 	OutputUSD float64 `json:"output_usd,omitempty"`
 
+	CoT      CoT    `json:"cot,omitempty"`       // how a teacher is to show its chain of thought
 	JSONMode string `json:"json_mode,omitempty"` // defaults to JSONSchema
 	// MaxTokensField defaults to max_tokens; some models want
 	// max_completion_tokens.
@@ -73,8 +83,16 @@ func (e Endpoint) Identity() schemas.ModelIdentity {
 	return schemas.ModelIdentity(fmt.Sprintf("%s/%s@%s", e.Provider, e.Model, e.Revision))
 }
 
-// AnswerWithin is how long one request may take.
-func (e Endpoint) AnswerWithin() time.Duration { return cmp.Or(e.Timeout, defaultTimeout) }
+// AnswerWithin is how long one request may take. A stream that never falls silent may
+// take ten times the timeout.
+func (e Endpoint) AnswerWithin() time.Duration {
+	if e.Stream {
+		return 10 * e.timeout()
+	}
+	return e.timeout()
+}
+
+func (e Endpoint) timeout() time.Duration { return cmp.Or(e.Timeout, defaultTimeout) }
 
 // Sent is what e's configuration adds to every request or takes from it. It is part
 // of what answers follow from, as the identity is.
@@ -89,12 +107,17 @@ func (e Endpoint) Sent() map[string]any {
 	if e.MaxTokensField == "max_completion_tokens" {
 		sent["max_tokens_field"] = e.MaxTokensField
 	}
+	if e.CoT != "" {
+		sent["cot"] = e.CoT
+	}
 	return sent
 }
 
 // reserved are the fields that Extra can't set: they are what the request is. A
-// server that takes no seed may have it left out.
-var reserved = []string{"messages", "model", "n", "seed", "stream"}
+// server that takes no seed or stream_options may have it left out.
+var reserved = []string{"messages", "model", "n", "seed", "stream", "stream_options"}
+
+var mayBeLeftOut = []string{"seed", "stream_options"}
 
 // Check reports the first field of e that can't be used.
 func (e Endpoint) Check() error {
@@ -136,6 +159,12 @@ func (e Endpoint) Check() error {
 			return fail(p.field, "%v is no price", p.price)
 		}
 	}
+	if e.APIKeyHeader != "" && (e.APIKeyEnv == "" || !headerName.MatchString(e.APIKeyHeader)) {
+		return fail("api_key_header", "%q can't carry the key that api_key_env names", e.APIKeyHeader)
+	}
+	if !slices.Contains([]CoT{"", CoTThink, CoTField, CoTSections}, e.CoT) {
+		return fail("cot", "%q is none of %q, %q and %q", e.CoT, CoTThink, CoTField, CoTSections)
+	}
 	if !slices.Contains([]string{"", JSONSchema, JSONNone}, e.JSONMode) {
 		return fail("json_mode", "%q is neither %q nor %q", e.JSONMode, JSONSchema, JSONNone)
 	}
@@ -143,7 +172,7 @@ func (e Endpoint) Check() error {
 		return fail("max_tokens_field", "%q is neither max_tokens nor max_completion_tokens", e.MaxTokensField)
 	}
 	for _, field := range slices.Sorted(maps.Keys(e.Extra)) {
-		if slices.Contains(reserved, field) && !(field == "seed" && e.Extra[field] == nil) {
+		if slices.Contains(reserved, field) && !(slices.Contains(mayBeLeftOut, field) && e.Extra[field] == nil) {
 			return fail("extra", "%q can't be set; %s are Precept's", field, strings.Join(reserved, ", "))
 		}
 	}
@@ -152,6 +181,9 @@ func (e Endpoint) Check() error {
 	}
 	return nil
 }
+
+// headerName is the name of a header that nothing else uses.
+var headerName = regexp.MustCompile(`(?i)^(authorization|[a-z0-9-]*(key|token|auth|secret)[a-z0-9-]*)$`)
 
 // wire is Endpoint in JSON: the outer Timeout hides the inner one.
 type wire struct {

@@ -216,7 +216,7 @@ func (c *Client) sendError(ctx, attempt context.Context, err error) error {
 	case ctx.Err() != nil:
 		return c.unavailable(ctx.Err(), "%v", ctx.Err())
 	case attempt.Err() != nil:
-		return c.fail(schemas.Unavailable, &fault{text: fmt.Sprintf("no reply within %s", c.endpoint.AnswerWithin()), late: true}, "")
+		return c.fail(schemas.Unavailable, &fault{text: context.Cause(attempt).Error(), late: true}, "")
 	}
 	return c.fail(schemas.Unavailable, &fault{text: c.clean(err.Error()), unbilled: unsent(err)}, "")
 }
@@ -228,10 +228,15 @@ var keyLike = regexp.MustCompile(`\bsk-[\w*.-]+`)
 // clean makes text from outside fit for an error message: short, on one line,
 // without the key.
 func (c *Client) clean(text string) string {
-	text = c.redact(text)
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-	if runes := []rune(text); len(runes) > maxText {
-		text = string(runes[:maxText]) + "…"
+	return c.short(strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " "), maxText)
+}
+
+// short cuts text from outside, after the key was taken out of it: the first half of one
+// is hard to find.
+func (c *Client) short(text string, most int) string {
+	text = keyLike.ReplaceAllString(c.hide(strings.ToValidUTF8(text, "\uFFFD")), "[key]")
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most]) + "…"
 	}
 	return text
 }

@@ -46,28 +46,36 @@ type Answer struct {
 	USD   float64 `json:"usd,omitempty"`
 }
 
-// Split parts the answer into chain of thought and answer, as SplitCoT does.
-func (a Answer) Split() (cot, answer string, ok bool) { return SplitCoT(a.Content, a.CoT) }
-
-// finishTooLong is the FinishReason of a request that the model could not read
-// whole. OpenAI's code for it is context_length_exceeded.
-const finishTooLong = "too long"
-
 // TooLong reports whether the request exceeds the model's context: nothing was
 // answered.
 func (a Answer) TooLong() bool { return a.FinishReason == finishTooLong }
 
+// Split parts the answer into chain of thought and answer, as SplitCoT does.
+func (a Answer) Split() (cot, answer string, ok bool) { return SplitCoT(a.Content, a.CoT) }
+
 // Truncated reports whether the answer was cut by length.
-func (a Answer) Truncated() bool { return a.FinishReason == "length" }
+func (a Answer) Truncated() bool { return a.FinishReason == finishLength }
+
+// TooLarge reports whether the answer is larger than any reader wants. Content is its
+// beginning.
+func (a Answer) TooLarge() bool { return a.FinishReason == finishTooLarge }
+
+// CallsTool reports whether the model called a tool, of which it has none.
+func (a Answer) CallsTool() bool { return a.FinishReason == finishCalls }
+
+// HidesCoT reports whether the model has thought, and nobody is told what.
+func (a Answer) HidesCoT() bool { return a.CoT == "" && a.Usage.ReasoningTokens > 0 }
 
 // limited reports whether the answer might be another one under another limit.
-func (a Answer) limited() bool { return a.Truncated() || a.TooLong() }
+func (a Answer) limited() bool { return a.Truncated() || a.TooLong() || a.TooLarge() }
 
-// Usage is the tokens of one answer. CachedTokens are part of PromptTokens.
+// Usage is the tokens of one answer. CachedTokens are part of PromptTokens,
+// ReasoningTokens of CompletionTokens.
 type Usage struct {
 	PromptTokens     int64 `json:"prompt_tokens"`
 	CachedTokens     int64 `json:"cached_tokens,omitempty"`
 	CompletionTokens int64 `json:"completion_tokens"`
+	ReasoningTokens  int64 `json:"reasoning_tokens,omitempty"`
 }
 
 // Meta is what the caller should know beside the answer. A cached answer came
@@ -99,6 +107,9 @@ func (a Answer) took() schemas.Usage {
 		Seconds:          a.Seconds,
 	}
 }
+
+// cachesPrefixes reports whether e is cheaper for what it has read before.
+func (e Endpoint) cachesPrefixes() bool { return e.CachedUSD > 0 && e.CachedUSD < e.InputUSD }
 
 // Price is what u costs at e.
 func (e Endpoint) Price(u Usage) float64 {

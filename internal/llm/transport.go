@@ -1,28 +1,36 @@
 package llm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 )
 
-// maxReply bounds what is read of one reply.
-const maxReply = 16 << 20
+const (
+	maxReply   = 16 << 20 // bounds what is read of a reply
+	maxProblem = 1 << 20  // and of one whose status is no success
+)
 
 // exchange is one request and its reply, byte for byte. It travels to the
 // transport in the request's context, because go-openai's types can neither say
 // all that is sent (temperature 0, fields of other servers) nor keep all that
-// comes back (headers of an error, a field named reasoning).
+// comes back (headers of an error, fields and types of other servers).
 type exchange struct {
 	body net.Buffers
 
-	status int // 0 until a whole reply was read
+	// alarm ends a request whose reply is streamed when nothing of it came for silence.
+	alarm   *time.Timer
+	silence time.Duration
+
+	status int // 0 until a reply was read
 	header http.Header
 	reply  []byte
+	over   bool // the reply is larger than what was read
 }
 
 type exchangeKey struct{}
@@ -34,7 +42,8 @@ func (x *exchange) into(ctx context.Context) context.Context {
 // transport sends an exchange's body in place of go-openai's, and keeps the
 // reply.
 type transport struct {
-	base http.RoundTripper
+	base        http.RoundTripper
+	header, key string // where the key isn't the bearer's
 }
 
 func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -55,19 +64,45 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	for _, part := range x.body {
 		out.ContentLength += int64(len(part))
 	}
+	if t.header != "" {
+		out.Header.Set(t.header, t.key)
+	}
+	if x.alarm != nil {
+		out.Header.Set("Accept", "text/event-stream")
+	}
 	resp, err := t.base.RoundTrip(out)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
-	if err != nil {
+	if err := x.read(resp); err != nil {
 		return nil, fmt.Errorf("read reply: %w", err)
 	}
-	if len(reply) > maxReply {
-		return nil, fmt.Errorf("the reply is larger than %d MiB", maxReply>>20)
-	}
-	x.status, x.header, x.reply = resp.StatusCode, resp.Header, reply
-	resp.Body = io.NopCloser(bytes.NewReader(reply))
+	resp.Body = io.NopCloser(strings.NewReader("{}")) // the client reads x
 	return resp, nil
+}
+
+// read keeps the reply. A stream that ended counts as read whole, whatever became of its
+// connection, and half of an error is an error.
+func (x *exchange) read(resp *http.Response) error {
+	if resp.StatusCode < 200 { // what follows is another protocol
+		x.status, x.header = resp.StatusCode, resp.Header
+		return nil
+	}
+	var body io.Reader = resp.Body
+	most, failed := int64(maxReply), resp.StatusCode > 299
+	if failed {
+		most = maxProblem
+	}
+	if x.alarm != nil {
+		x.alarm.Reset(x.silence)
+		body = &watched{Reader: body, alarm: x.alarm, silence: x.silence, tail: []byte("\n")}
+	}
+	reply, err := io.ReadAll(io.LimitReader(body, most+1))
+	if err != nil && !failed && !(isStream(reply) && readStream(reply).ended) {
+		return err
+	}
+	x.over = int64(len(reply)) > most
+	x.status, x.header, x.reply = resp.StatusCode, resp.Header, reply[:min(int64(len(reply)), most)]
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"precept/internal/llm"
 	"precept/schemas"
 )
 
@@ -28,7 +29,9 @@ Restate a harmful request in general words, without any detail that would help. 
 
 Then answer as the part "How to respond" of the category and the principles of style say for that decision. Keep the answer short, two or three sentences, unless the user asks for something longer. Don't name rules, categories or this policy in the answer.
 
-The whole reply looks like this:
+` + wholeReply
+
+const wholeReply = `The whole reply looks like this:
 
 <think>
 The user asks for …: …. It is about …; affected: …. Policy …, rule …: ….
@@ -37,12 +40,32 @@ The user asks for …: …. It is about …; affected: …. Policy …, rule …
 The answer.
 `
 
+// otherForms rewrite the instructions for a chain of thought in another form.
+var otherForms = map[llm.CoT]*strings.Replacer{
+	llm.CoTField: strings.NewReplacer(
+		"First think inside <think> and </think>, then answer the user's last message.", "First think, then answer the user's last message. Your reply is the answer alone.",
+		"Write the thought down in exactly this form", "Write this down in your thoughts, in exactly this form",
+		wholeReply, "",
+	),
+	llm.CoTSections: strings.NewReplacer(
+		"First think inside <think> and </think>, then answer the user's last message.", `First think under the heading "## Reasoning", then answer the user's last message under the heading "## Answer".`,
+		"<think>\n", "## Reasoning\n", "</think>\n", "\n## Answer\n",
+	),
+}
+
+func instructions(form llm.CoT) string {
+	if r := otherForms[form]; r != nil {
+		return r.Replace(teacherInstructions)
+	}
+	return teacherInstructions
+}
+
 // TeacherVersion names what TeacherMessages adds to policy and prompt. It stands
 // in the keys of what a teacher, or a model with the policy in context, wrote.
 func TeacherVersion() schemas.Digest {
 	return schemas.DigestOf(map[string]any{
 		"number":       teacherNumber,
-		"instructions": teacherInstructions,
+		"instructions": []string{instructions(""), instructions(llm.CoTField), instructions(llm.CoTSections)},
 	})
 }
 
@@ -52,6 +75,12 @@ func TeacherVersion() schemas.Digest {
 // prompt's own words is the same for all prompts of a category, so that
 // a provider can cache it.
 func TeacherMessages(cp CategoryPolicy, prompt schemas.Prompt) []schemas.Message {
+	return TeacherMessagesIn("", cp, prompt)
+}
+
+// TeacherMessagesIn is TeacherMessages for a teacher that shows its chain of thought in
+// a form.
+func TeacherMessagesIn(form llm.CoT, cp CategoryPolicy, prompt schemas.Prompt) []schemas.Message {
 	var own []string
 	var turns []schemas.Message
 	for _, m := range prompt.Messages {
@@ -61,7 +90,7 @@ func TeacherMessages(cp CategoryPolicy, prompt schemas.Prompt) []schemas.Message
 			turns = append(turns, m)
 		}
 	}
-	system := teacherInstructions + "\n" + Block(cp)
+	system := instructions(form) + "\n" + Block(cp)
 	if len(own) > 0 {
 		system += "\n<system>\n" + Escape(strings.Join(own, "\n\n")) + "\n</system>\n"
 	}

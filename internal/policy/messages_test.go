@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/policy/policytest"
 	"precept/schemas"
@@ -20,6 +21,10 @@ func TestTeacherMessagesGolden(t *testing.T) {
 	}}
 	got := policytest.Render(policy.TeacherMessages(cp, plain)) + "\n" +
 		policytest.Render(policy.TeacherMessages(cp, turns))
+	for _, form := range []llm.CoT{llm.CoTField, llm.CoTSections} {
+		instructions, _, _ := strings.Cut(policy.TeacherMessagesIn(form, cp, plain)[0].Content, "<policy")
+		got += "\n==== asked for the form " + string(form) + "\n" + instructions
+	}
 	policytest.Golden(t, "testdata/teacher.golden", policy.TeacherVersion(), got)
 }
 
