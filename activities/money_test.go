@@ -347,6 +347,39 @@ func TestWhatWasSpentIsFoundWithTheShard(t *testing.T) {
 	}
 }
 
+// What a run has left that was killed is recorded for it by the run that takes its task over.
+func TestAnotherRunTakesATaskOver(t *testing.T) {
+	t.Parallel()
+	p, store := newProvider(), shard.NewMemory()
+	first := newWorld(t, imported(t, fivePrompts()...), options{provider: p, store: store}).stages(schemas.StagePrompts)
+	plan := first.plans(schemas.StageSynthesize)
+	m := &mortal{Store: store}
+	dying := newWorld(t, first.spec, options{provider: p, store: m, holder: "dying", mortal: true})
+	dying.inputs, dying.sums, dying.ttl = first.inputs, first.sums, 200*time.Millisecond
+	stop := make(chan struct{})
+	dying.env.SetWorkerStopChannel(stop)
+	var once sync.Once
+	p.mu.Lock()
+	p.sent = func() { once.Do(func() { m.dead.Store(true); close(stop) }) }
+	p.mu.Unlock()
+	if _, err := dying.does(schemas.StageSynthesize, plan, 0); err == nil {
+		t.Fatal("it lives")
+	}
+	lost := p.billed()
+
+	other := newWorld(t, first.spec, options{provider: p, store: store, run: "other"})
+	other.ttl = 200 * time.Millisecond
+	other.stages(schemas.StagePrompts)
+	r, err := other.does(schemas.StageSynthesize, other.plans(schemas.StageSynthesize), 0)
+	if err != nil || r.Usage.Unanswered != 0 || r.Usage.Paid == 0 {
+		t.Fatalf("the other run: %+v, %v", r.Usage, err)
+	}
+	r, err = first.does(schemas.StageSynthesize, plan, 0)
+	if err != nil || !r.Found || r.Usage.Paid != 0 || r.Usage.Unanswered < lost.Paid || r.Usage.UnansweredUSD < lost.USD {
+		t.Errorf("the first run: %+v, %v; lost was %+v", r, err, lost)
+	}
+}
+
 // plan1 is the first task of a stage's plan.
 func (w *world) plan1(t *testing.T, stage schemas.Stage) schemas.Task {
 	t.Helper()

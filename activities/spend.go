@@ -74,14 +74,8 @@ func (w *work) keep(ctx context.Context) error {
 // lease bounds the rest.
 func (w *work) begin(ctx context.Context) error {
 	b, ok := readBalance(w.lease.Told())
-	if ok && b.Payer != w.account.token {
-		if err := w.bury(ctx, b); err != nil {
-			return err
-		}
-		ok = false
-	}
-	if !ok {
-		return w.recall(ctx)
+	if !ok || b.Payer != w.account.token {
+		return w.inherit(ctx)
 	}
 	spent := b.Spent
 	if b.Open.Calls > 0 {
@@ -94,13 +88,16 @@ func (w *work) begin(ctx context.Context) error {
 	return nil
 }
 
-// bury records what another payer has left, another run of this task, which has lost its
-// lease for good.
-func (w *work) bury(ctx context.Context, b balance) error {
-	if b.Open.Calls == 0 {
-		return nil // it has recorded it itself
+// inherit begins with what is recorded. Where another run has had the lease before, and
+// has lost it for good, what it has left is recorded for it.
+func (w *work) inherit(ctx context.Context) error {
+	b, ok := readBalance(w.lease.Told())
+	if ok && b.Payer != w.account.token && b.Open.Calls > 0 {
+		if err := shard.PutJSON(ctx, w.store, b.Record, b.counted(b.Spent), shard.PutOptions{}); err != nil {
+			return err
+		}
 	}
-	return shard.PutJSON(ctx, w.store, b.Record, b.counted(b.Spent), shard.PutOptions{})
+	return w.recall(ctx)
 }
 
 // count counts which answers of the journal the task has paid for: it is done once more

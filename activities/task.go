@@ -114,7 +114,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	former := w.lease.Former()
 	if former.After(looked) {
 		if result, ok, err := w.found(ctx); ok || err != nil {
-			return result, errors.Join(err, w.recall(ctx))
+			return result, errors.Join(err, w.inherit(ctx))
 		}
 	}
 	models, err := modelsOf(task)

@@ -66,10 +66,10 @@ func (f *factory) purse(part *schemas.OpenStage) *purse {
 
 // granted waits until a task can be granted something. It is not ok when nothing is left
 // and no task is open that may return some. A nil grant sets no limit.
-func (f *factory) granted(ctx workflow.Context, p *purse, index int, had schemas.Cost, beside int) (grant *schemas.Cost, ok bool) {
+func (f *factory) granted(ctx workflow.Context, stage schemas.Stage, p *purse, index int, had schemas.Cost, beside int) (grant *schemas.Cost, ok bool) {
 	for {
 		p.limit = f.budget() // it may have been set
-		if p.limit == (schemas.Cost{}) {
+		if p.limit == (schemas.Cost{}) || !stage.Pays() {
 			p.spent = p.spent.Minus(had)
 			p.open[index] = schemas.Cost{}
 			return nil, true

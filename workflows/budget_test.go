@@ -168,6 +168,17 @@ func TestABudgetIsSetAtAnyTime(t *testing.T) {
 	}
 }
 
+// What costs nothing goes on when nothing is left.
+func TestWhatIsFoundNeedsNoBudget(t *testing.T) {
+	s := newSpenders(1, 0, 0, 0, 0)
+	w, spec := spends(t, s, 3, 2)
+	w.earlier = map[schemas.Stage]schemas.Usage{schemas.StageFilter: {USD: 3}}
+	spec.Until = schemas.StageCurate
+	if report := w.run(t, spec); report.State != schemas.StateCompleted || s.calls != 4 {
+		t.Errorf("ended as %q after %d calls", report.State, s.calls)
+	}
+}
+
 // Whatever tasks cost, open grants and what is spent stay within the budget, and a run
 // whose budget is enough ends without being paused.
 func TestGrantsStayWithinTheBudget(t *testing.T) {

@@ -33,17 +33,18 @@ func (p *purse) left() schemas.Cost {
 
 // grant opens a task that has spent had before. Beside is how many may be opened beside
 // it. It is not ok where what is left would do it no good: tasks that are open may
-// return some.
+// return some. Where nothing is left and none is open, it may still find that it needs
+// nothing, once.
 func (p *purse) grant(index int, had schemas.Cost, beside int) (schemas.Cost, bool) {
 	left := p.left()
 	last, called := p.last[index]
 	stuck := called && last.had == had
 	usd, enough := p.part(p.limit.USD, left.USD, had.USD, p.took.USD, beside, stuck)
 	tokens, also := p.part(float64(p.limit.Tokens), float64(left.Tokens), float64(had.Tokens), float64(p.took.Tokens), beside, stuck)
-	if !enough || !also {
+	if (!enough || !also) && (called || len(p.open) > 0) {
 		return schemas.Cost{}, false
 	}
-	grant := had.Plus(schemas.Cost{USD: usd, Tokens: int64(tokens)})
+	grant := had.Plus(schemas.Cost{USD: usd, Tokens: int64(tokens)}).Max(nothing)
 	if p.limit.USD == 0 {
 		grant.USD = 0
 	}
@@ -57,6 +58,9 @@ func (p *purse) grant(index int, had schemas.Cost, beside int) (schemas.Cost, bo
 	p.open[index] = grant
 	return grant, true
 }
+
+// nothing is a grant that no request can be sent with; 0 would be no limit.
+var nothing = schemas.Cost{USD: 1e-12, Tokens: 1}
 
 // part is what a task gets of one unit beside what it had, and whether that will do. One
 // that is stuck got nowhere with what it was granted last.

@@ -210,7 +210,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				t = schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs, Unfinished: true}
 				again := failure == nil && f.tripped(part) == "" && !f.shouldContinue(ctx)
 				if again {
-					if grant, again = f.granted(ctx, purse, t.Index, t.AtMost(), beside(part.Plan.Tasks-part.Next)); !again {
+					if grant, again = f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(part.Plan.Tasks-part.Next)); !again {
 						broke = true
 					}
 				}
@@ -247,7 +247,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			open.Release(1)
 			return false
 		}
-		grant, ok := f.granted(ctx, purse, t.Index, t.AtMost(), beside(others))
+		grant, ok := f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(others))
 		if !ok {
 			open.Release(1)
 			broke = true
