@@ -174,8 +174,8 @@ func (c *chain) check(m schemas.Manifest, plan *schemas.Plan) error {
 		for k, in := range t.Inputs {
 			// The completions of a task stand at the same place as in the stage before.
 			moved := m.Stage == schemas.StageFilter && k == 0 && c.last != nil && (i >= len(c.last) || c.last[i].Digest != in.Digest)
-			suite := m.Stage == schemas.StageSample
-			if !begins && !suite && !c.made[in.Digest] || moved {
+			outside := m.Stage == schemas.StageSample || m.Stage == schemas.StageClassify // a suite, or rows of a file
+			if !begins && !outside && !c.made[in.Digest] || moved {
 				return schemas.Errorf("begin with run", string(c.run), schemas.InvalidInput, "it was started again, and its stage %s has not ended since", m.Stage).
 					WithHint("Wait for it, or begin at stage %s.", m.Stage)
 			}
@@ -249,7 +249,7 @@ type dataset struct {
 
 // The version changes when the same file gives other rows.
 const (
-	datasetVersion = 2
+	datasetVersion = 3
 	datasetRows    = 2_000 // of a shard
 )
 

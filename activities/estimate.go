@@ -49,7 +49,8 @@ const (
 	tightest      = 3.0 // likewise, at the expensive end
 	shortAnswer   = 0.25
 	enoughAnswers = 20 // that a stage must have for its mean to count
-	rendered      = 24 // requests that are rendered for a category, or a suite
+	rendered      = 48 // requests that are rendered
+	standIn       = 400
 )
 
 // EstimateRun tells what a run would take before it is started: its requests are rendered
@@ -104,20 +105,23 @@ type asking struct {
 	who   schemas.Role
 	votes int
 	limit int
-	role  judge.Role // empty for the teacher
 }
 
 func (x *estimator) asking(stage schemas.Stage) (k asking, ok bool) {
 	s := x.Spec
 	switch stage {
+	case schemas.StageGenerate:
+		return asking{s.Prompts.Generate.Teacher, 1, s.Prompts.Generate.MaxTokens}, true
+	case schemas.StageClassify:
+		return asking{s.Prompts.Classify.Judge, s.Prompts.Classify.Votes, s.Prompts.Classify.MaxTokens}, true
 	case schemas.StageSynthesize:
-		return asking{s.Synthesize.Teacher, 1, s.Synthesize.MaxTokens, ""}, true
+		return asking{s.Synthesize.Teacher, 1, s.Synthesize.MaxTokens}, true
 	case schemas.StageFilter:
-		return asking{s.Filter.Judge, s.Filter.Votes, s.Filter.MaxTokens, judge.RoleFilter}, true
+		return asking{s.Filter.Judge, s.Filter.Votes, s.Filter.MaxTokens}, true
 	case schemas.StageRL:
-		return asking{s.RL.Judge, s.RL.Votes, s.Filter.MaxTokens, judge.RoleReward}, true
+		return asking{s.RL.Judge, s.RL.Votes, s.Filter.MaxTokens}, true
 	case schemas.StageGrade:
-		return asking{s.Evaluate.Grader, s.Evaluate.Votes, judge.DefaultMaxTokens, judge.RoleGrade}, true
+		return asking{s.Evaluate.Grader, s.Evaluate.Votes, judge.DefaultMaxTokens}, true
 	}
 	return k, false
 }
@@ -187,7 +191,7 @@ func (x *estimator) tokens(ctx context.Context, k asking, e *StageEstimate) erro
 			bytes = Range{mean, mean}
 		} else {
 			var err error
-			if bytes, err = x.render(ctx, k); err != nil {
+			if bytes, err = x.render(ctx, e.Stage); err != nil {
 				return err
 			}
 		}
@@ -215,83 +219,95 @@ func (x *estimator) tokens(ctx context.Context, k asking, e *StageEstimate) erro
 	return nil
 }
 
-// render measures the judge's requests about answers that aren't there yet, from short to
-// as long as they can be.
-func (x *estimator) render(ctx context.Context, k asking) (mean Range, err error) {
+// render measures requests about what isn't there yet, from short to as long as it can be.
+func (x *estimator) render(ctx context.Context, stage schemas.Stage) (mean Range, err error) {
 	pol, err := x.policyOf(ctx, x.preview.inputs.Policy)
 	if err != nil {
 		return mean, err
 	}
-	prompts, longest, err := x.askedAbout(ctx, k.role)
-	if err != nil || len(prompts) == 0 {
+	prompts, longest, err := x.askedAbout(ctx, stage)
+	if err != nil {
 		return mean, err
 	}
-	measure := func(prompt schemas.Prompt, answer int) (float64, error) {
+	for _, prompt := range prompts {
 		cp, err := pol.For(prompt.Category)
 		if err != nil {
-			return 0, err
-		}
-		return measured(ctx, k.role, cp, prompt, answer), nil
-	}
-	for _, prompt := range prompts {
-		low, err := measure(prompt, int(float64(longest)*shortAnswer*bytesPerToken))
-		if err != nil {
 			return mean, err
 		}
-		high, err := measure(prompt, int(float64(longest)*bytesPerToken))
-		if err != nil {
-			return mean, err
+		measure := func(share float64) float64 {
+			answer := strings.Repeat("word ", int(float64(longest)*share*bytesPerToken/5))
+			return measured(ctx, stage, pol, cp, prompt, answer)
 		}
-		mean.add(Range{low, high})
+		mean.add(Range{measure(shortAnswer), measure(1)})
 	}
 	n := float64(len(prompts))
 	return Range{mean.Low / n, mean.High / n}, nil
 }
 
-// askedAbout are prompts that a judge's role is asked about, and how many tokens their
-// answers have at most.
-func (x *estimator) askedAbout(ctx context.Context, role judge.Role) (prompts []schemas.Prompt, longest int, err error) {
-	if role == judge.RoleGrade {
-		inputs, err := x.Activities.inputs(ctx, x.preview.inputs)
-		if err != nil {
-			return nil, 0, err
-		}
-		var refs []schemas.ShardRef
+// askedAbout are prompts that a stage asks about, or such as stand for them, and how many
+// tokens of answers to them it reads at most.
+func (x *estimator) askedAbout(ctx context.Context, stage schemas.Stage) (prompts []schemas.Prompt, longest int, err error) {
+	inputs, err := x.Activities.inputs(ctx, x.preview.inputs)
+	if err != nil {
+		return nil, 0, err
+	}
+	var refs []schemas.ShardRef
+	switch stage {
+	case schemas.StageGrade:
+		longest = x.Spec.Evaluate.MaxTokens
 		for _, suite := range inputs.Suites {
 			refs = append(refs, *suite.Shard)
 		}
-		prompts, err = spread[schemas.Prompt](ctx, x.store, refs, rendered)
-		return prompts, x.Spec.Evaluate.MaxTokens, err
-	}
-	longest = x.Spec.Synthesize.MaxTokens
-	if role == judge.RoleReward {
+	case schemas.StageRL:
 		longest = x.Spec.RL.MaxTokens
+	case schemas.StageFilter:
+		longest = x.Spec.Synthesize.MaxTokens
 	}
 	for _, s := range x.sums {
-		if s.Stage != schemas.StagePrompts {
-			continue
+		if s.Stage == schemas.StagePrompts && stage != schemas.StageGrade {
+			m, err := x.Activities.manifest(ctx, x.sums, schemas.StagePrompts)
+			if err != nil {
+				return nil, 0, err
+			}
+			refs = m.Outputs[schemas.OutputPrompts]
 		}
-		m, err := x.Activities.manifest(ctx, x.sums, schemas.StagePrompts)
-		if err != nil {
-			return nil, 0, err
-		}
-		prompts, err = spread[schemas.Prompt](ctx, x.store, m.Outputs[schemas.OutputPrompts], rendered*len(m.Outputs[schemas.OutputPrompts]))
+	}
+	if prompts, err = spread[schemas.Prompt](ctx, x.store, refs, max(rendered, len(refs))); err != nil || len(prompts) > 0 {
 		return prompts, longest, err
 	}
-	return nil, longest, nil
+	for _, category := range inputs.Categories {
+		prompts = append(prompts, schemas.Prompt{Category: category, Messages: []schemas.Message{{Role: "user", Content: strings.Repeat("word ", standIn/5)}}})
+	}
+	x.assume("%s: prompts that aren't there yet have %d bytes", stage, standIn)
+	return prompts, longest, nil
 }
 
 var errRendered = errors.New("this request is only measured")
 
-// measured is the size of a judge's request about an answer of a length.
-func measured(ctx context.Context, role judge.Role, cp policy.CategoryPolicy, prompt schemas.Prompt, answer int) (bytes float64) {
-	text := strings.Repeat("word ", answer/5)
-	j := judge.New(ask(func(r llm.Request) {
-		for _, m := range r.Messages {
+// measured is the size of a stage's request about an answer.
+func measured(ctx context.Context, stage schemas.Stage, pol *policy.Policy, cp policy.CategoryPolicy, prompt schemas.Prompt, answer string) (bytes float64) {
+	count := func(messages []schemas.Message) {
+		for _, m := range messages {
 			bytes += float64(len(m.Content))
 		}
-	}), role, judge.Options{})
-	_, _ = j.Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: text}) // errRendered
+	}
+	asker := ask(func(r llm.Request) { count(r.Messages) })
+	judged := func(role judge.Role) {
+		// Its error is errRendered.
+		_, _ = judge.New(asker, role, judge.Options{}).Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
+	}
+	switch stage {
+	case schemas.StageClassify:
+		_, _ = judge.NewClassifier(asker, pol.Summaries(), judge.Options{}).Classify(ctx, prompt)
+	case schemas.StageFilter:
+		judged(judge.RoleFilter)
+	case schemas.StageRL:
+		judged(judge.RoleReward)
+	case schemas.StageGrade:
+		judged(judge.RoleGrade)
+	default:
+		count(policy.TeacherMessages(cp, prompt))
+	}
 	return bytes
 }
 

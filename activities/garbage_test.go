@@ -47,11 +47,12 @@ func TestGarbage(t *testing.T) {
 	c := able(t, models)
 	spec := evaluated(t)
 	spec.SFT, spec.RL = schemas.SFTSpec{}, schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: 1, PromptsPerStep: 1, Generations: 2}
+	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Check: 2}
 	other := spec
 	other.Filter.MaxTokens = 300
 
 	const month = 30 * 24 * time.Hour
-	stages := schemas.Stages[:len(schemas.Stages)-1]
+	stages := schemas.Stages[slices.Index(schemas.Stages, schemas.StageClassify) : len(schemas.Stages)-1]
 	start := func(run schemas.RunID, spec schemas.RunSpec) *world {
 		return newWorld(t, spec, options{models: models, trainer: elsewhere(t, c), store: store, run: run})
 	}
@@ -74,7 +75,7 @@ func TestGarbage(t *testing.T) {
 
 	one := start("one", spec).stages(stages...)
 	one.flush()
-	two := start("two", other).stages(dataStages[:2]...)
+	two := start("two", other).stages(stages[:3]...)
 	plan := two.plans(schemas.StageFilter) // it has ended half-way
 	if _, err := two.does(schemas.StageFilter, plan, 0); err != nil {
 		t.Fatal(err)
@@ -96,7 +97,7 @@ func TestGarbage(t *testing.T) {
 			}
 		}
 	}
-	start("two", other).stages(dataStages...)
+	start("two", other).stages(stages[:5]...)
 	if asked := models.calls(); len(asked) != 0 || attempts(t, c) != trained {
 		t.Errorf("%v was asked, and the trainer was started %d times", asked, attempts(t, c)-trained)
 	}

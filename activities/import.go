@@ -17,6 +17,7 @@ import (
 
 	"precept/examples"
 	"precept/internal/config"
+	"precept/internal/hub"
 	"precept/internal/judge"
 	"precept/internal/llm"
 	"precept/internal/policy"
@@ -57,6 +58,9 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 		return ref, err
 	}
 	inputs.Policy, inputs.Categories = p.Digest(), p.Categories()
+	if err := checkPromptSpec(spec.Prompts, p); err != nil {
+		return ref, err
+	}
 	if spec.Passes(schemas.StagePrompts) {
 		if inputs.Prompts, err = a.importFiles(ctx, spec.Prompts.Imports, examples.Prompts, p, spec.Prompts.Limit, asPrompts); err != nil {
 			return ref, err
@@ -90,6 +94,13 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 		Categories: len(inputs.Categories), PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
 		Hosted: hosted(a.usedEndpoints(req.Spec)),
 	}
+	for _, in := range inputs.Prompts {
+		ref.Unlabelled += in.Unlabelled
+	}
+	ref.Checks = min(int64(req.Spec.Prompts.Classify.Check), ref.PromptRows-ref.Unlabelled)
+	if g := req.Spec.Prompts.Generate; req.Spec.Passes(schemas.StageGenerate) {
+		ref.Generated = int64(len(targets(g, inputs.Categories)) * g.Per)
+	}
 	for _, arm := range req.Spec.Evaluate.Arms {
 		for _, suite := range inputs.Suites {
 			ref.Sampled[arm] += int64(armRows(req.Spec, arm, int(suite.Rows)))
@@ -117,6 +128,8 @@ func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 		role  schemas.Role
 		asks  llm.Request
 	}{
+		{schemas.StageGenerate, "prompts.generate.teacher", spec.Prompts.Generate.Teacher, llm.Request{Temperature: generateTemperature(spec), MaxTokens: spec.Prompts.Generate.MaxTokens}},
+		{schemas.StageClassify, "prompts.classify.judge", spec.Prompts.Classify.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Prompts.Classify.MaxTokens}},
 		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
 		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
 		{schemas.StageRL, "rl.judge", spec.RL.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
@@ -194,9 +207,10 @@ func (a *Activities) readPolicy(ctx context.Context, source string) (*policy.Pol
 
 // file is a file to import, on this worker's disk.
 type file struct {
-	name string
-	path string
-	in   schemas.Import
+	name  string
+	path  string
+	in    schemas.Import
+	fetch func(context.Context) error // nil: it is there already
 }
 
 // use is what a file's rows are for.
@@ -221,16 +235,18 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 			return nil, err
 		}
 		for _, f := range files {
+			if f.fetch != nil {
+				if err := f.fetch(ctx); err != nil {
+					return nil, err
+				}
+			}
 			input := schemas.Input{Name: f.name, Import: f.in}
 			var rows []schemas.Prompt // of a suite, which fits into memory
 			if use == asSuite {
 				rows, err = readSuite(f, p)
 				input.Rows = int64(len(rows))
 			} else {
-				input.ByCategory, err = countRows(f, p, limit, use == asDataset)
-				for _, n := range input.ByCategory {
-					input.Rows += n
-				}
+				err = countRows(&input, f, p, limit, use == asDataset)
 			}
 			if err != nil {
 				return nil, err
@@ -249,6 +265,9 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 				}
 			}
 			out = append(out, input)
+			if f.fetch != nil {
+				_ = os.Remove(f.path) // room for the next one; the folder goes in the end
+			}
 		}
 	}
 	return out, nil
@@ -303,35 +322,74 @@ func scanRows[T any](path, name string, in schemas.Import, limit int,
 }
 
 // checkCategory refuses a row of a category that the policy doesn't have.
-func checkCategory(f file, row int, c schemas.Category, p *policy.Policy) error {
+func checkCategory(f file, row int64, c schemas.Category, p *policy.Policy) error {
 	if slices.Contains(p.Categories(), c) {
 		return nil
 	}
-	return schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "row %d has category %q; the policy's are %v", row, c, p.Categories())
+	err := schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "row %d has category %q; the policy's are %v", row, c, p.Categories())
+	if f.in.Classify {
+		return err.WithHint(`To have the judge classify such rows, leave the file's column out: "columns": {"category": ""}`)
+	}
+	return err
 }
 
 // countRows checks a file's training prompts, or its conversations, and counts them.
-func countRows(f file, p *policy.Policy, limit int, answered bool) (map[schemas.Category]int64, error) {
-	counts := map[schemas.Category]int64{}
-	row := 0
+func countRows(input *schemas.Input, f file, p *policy.Policy, limit int, answered bool) error {
+	input.ByCategory = map[schemas.Category]int64{}
+	var unusable, first int64
+	var why schemas.Reason
 	count := func(r schemas.Prompt) error {
-		row++
-		counts[r.Category]++
-		return checkCategory(f, row, r.Category, p)
+		input.Rows++
+		if r.Reason != "" {
+			if unusable++; unusable == 1 {
+				first, why = input.Rows, r.Reason
+			}
+		}
+		if r.Category != "" {
+			if err := checkCategory(f, input.Rows, r.Category, p); err != nil {
+				return err
+			}
+		}
+		if labelled(r) {
+			input.ByCategory[r.Category]++
+		} else {
+			input.Unlabelled++
+		}
+		return nil
 	}
 	if answered {
-		err := scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error { return count(r.Prompt) })
-		return counts, err
+		return scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error { return count(r.Prompt) })
 	}
 	err := scanFile(f.path, f.name, f.in, limit, count)
-	return counts, err
+	if err == nil && 2*unusable > input.Rows {
+		err = schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "%d of %d conversations can't be used, the first one in row %d (%s)", unusable, input.Rows, first, why).
+			WithHint("Name the column that holds the turns: columns.messages.")
+	}
+	return err
+}
+
+// checkPromptSpec checks what only the policy can tell: which categories there are.
+func checkPromptSpec(spec schemas.PromptsSpec, p *policy.Policy) error {
+	const op = "check run spec"
+	for _, c := range spec.Generate.Categories {
+		if !slices.Contains(p.Categories(), c) {
+			return schemas.Errorf(op, "prompts.generate.categories", schemas.InvalidInput, "the policy has no category %q; it has %v", c, p.Categories())
+		}
+	}
+	if len(spec.Classify.Judge) > 0 && slices.Contains(p.Categories(), schemas.NoCategory) {
+		return schemas.Errorf(op, "prompts.classify", schemas.InvalidInput, "the policy has a category %q, which is the judge's word for no category", schemas.NoCategory)
+	}
+	return nil
 }
 
 // readSuite reads a suite's prompts, each with the label that says what is right.
 func readSuite(f file, p *policy.Policy) (rows []schemas.Prompt, err error) {
 	err = scanFile(f.path, f.name, f.in, 0, func(r schemas.Prompt) error {
 		rows = append(rows, r)
-		if err := checkCategory(f, len(rows), r.Category, p); err != nil {
+		if r.Reason != "" {
+			return schemas.Errorf("import suite", f.name, schemas.InvalidInput, "the conversation in row %d can't be used (%s)", len(rows), r.Reason)
+		}
+		if err := checkCategory(f, int64(len(rows)), r.Category, p); err != nil {
 			return err
 		}
 		if r.Expected != "" {
@@ -372,7 +430,7 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 			return nil, schemas.E(op, in.Path, schemas.Unavailable, err)
 		}
 		for _, name := range names {
-			out = append(out, file{name, filepath.Join(dir, filepath.FromSlash(name)), in})
+			out = append(out, file{name: name, path: filepath.Join(dir, filepath.FromSlash(name)), in: in})
 		}
 		return out, nil
 	}
@@ -386,7 +444,10 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 		if schemas.KindOf(err) == schemas.NotFound {
 			return nil, schemas.E(op, in.Path, schemas.InvalidInput, err)
 		}
-		return []file{{in.Path, path, in}}, err
+		return []file{{name: in.Path, path: path, in: in}}, err
+	}
+	if strings.HasPrefix(in.Path, schemas.HubScheme) {
+		return onHub(ctx, in, dir)
 	}
 	names, err := filepath.Glob(in.Path)
 	if err != nil || len(names) == 0 {
@@ -394,7 +455,27 @@ func (a *Activities) open(ctx context.Context, in schemas.Import, builtin fs.FS,
 			WithHint("Use %q, a path as the worker sees it, or an s3:// URI.", schemas.Builtin)
 	}
 	for _, name := range names {
-		out = append(out, file{name, name, in})
+		out = append(out, file{name: name, path: name, in: in})
+	}
+	return out, nil
+}
+
+// onHub finds the files that an import names on the Hugging Face Hub; they are fetched to
+// dir one at a time. Their names tell the commit that they are of.
+func onHub(ctx context.Context, in schemas.Import, dir string) (out []file, err error) {
+	p, err := schemas.ParseHubPath(in.Path)
+	if err != nil {
+		return nil, err
+	}
+	h := hub.FromEnv()
+	found, err := h.Find(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	in.Source = cmp.Or(in.Source, p.Repo)
+	for _, f := range found {
+		path := filepath.Join(dir, "from-hub-"+schemas.DigestOf(f.Name).Short())
+		out = append(out, file{f.Name, path, in, func(ctx context.Context) error { return h.Fetch(ctx, p, f, path) }})
 	}
 	return out, nil
 }

@@ -1,6 +1,9 @@
 package activities
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -120,5 +123,46 @@ func TestLabelsAreHiddenFromTraining(t *testing.T) {
 		if p.Expected != "" {
 			t.Errorf("a training prompt shows its label %q", p.Expected)
 		}
+	}
+}
+
+// TestImportFromTheHub: the rows of a file on the Hub are those of its commit, which stands
+// in its name; who serves it is no part of the keys.
+func TestImportFromTheHub(t *testing.T) {
+	const commit = "0123456789abcdef0123456789abcdef01234567"
+	body := jsonl(t, fivePrompts()...)
+	hub := func() string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/api/") {
+				fmt.Fprintf(w, `{"sha":%q,"siblings":[{"rfilename":"data/a.jsonl"},{"rfilename":"data/b.jsonl"}]}`, commit)
+				return
+			}
+			fmt.Fprint(w, body)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	spec := imported(t)
+	var digests []schemas.Digest
+	for _, revision := range []string{"main", commit} {
+		t.Setenv("HF_ENDPOINT", hub())
+		spec.Prompts.Imports = []schemas.Import{{Path: "hf://datasets/ann/chats@" + revision + "/data"}}
+		w := newWorld(t, spec, options{}).stages(schemas.StagePrompts)
+		inputs, err := w.Activities.inputs(t.Context(), w.inputs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(inputs.Prompts); n != 2 || inputs.Prompts[1].Name != "hf://datasets/ann/chats@"+commit+"/data/b.jsonl" {
+			t.Errorf("%d files: %+v", n, inputs.Prompts)
+		}
+		for _, p := range rows[schemas.Prompt](w, schemas.StagePrompts, schemas.OutputPrompts) {
+			if p.Source != "ann/chats" {
+				t.Errorf("a prompt is from %q", p.Source)
+			}
+		}
+		digests = append(digests, w.sums[0].Digest)
+	}
+	if digests[0] != digests[1] {
+		t.Error("a branch and its commit give other prompts")
 	}
 }

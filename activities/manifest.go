@@ -69,6 +69,9 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 			m.ByCategory.Add(cmp.Or(o.Category, t.Category), ledger)
 		}
 	}
+	if err := a.checkLabels(ctx, &m); err != nil {
+		return sum, err
+	}
 	if err := a.addSpent(ctx, &m, req); err != nil {
 		return sum, err
 	}
@@ -80,7 +83,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 func summary(m schemas.Manifest) schemas.StageSum {
 	sum := schemas.StageSum{
 		Stage: m.Stage, Manifest: schemas.ManifestObject(m.Run, m.Stage), Tasks: m.Plan.Tasks, Ledger: m.Ledger, Usage: m.Usage,
-		Digest: m.Digest(),
+		Digest: m.Digest(), Note: checkNote(m.Check),
 	}
 	if len(m.ByCategory) <= schemas.CarriedCategories {
 		sum.ByCategory = m.ByCategory

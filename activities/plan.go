@@ -39,6 +39,8 @@ func (a *Activities) plan(ctx context.Context, req PlanRequest) (ref schemas.Pla
 		return ref, err
 	}
 	stages := map[schemas.Stage]func(context.Context) ([]schemas.Task, error){
+		schemas.StageGenerate:   p.generate,
+		schemas.StageClassify:   p.classify,
 		schemas.StagePrompts:    p.prompts,
 		schemas.StageSynthesize: p.synthesize,
 		schemas.StageFilter:     p.filter,

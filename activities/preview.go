@@ -269,6 +269,10 @@ func (p *preview) work(plan *schemas.Plan, i int) *work {
 // doer is what does a stage's tasks, where that takes no GPU; else nil.
 func doer(stage schemas.Stage) func(context.Context, *work) error {
 	switch stage {
+	case schemas.StageGenerate:
+		return doGenerate
+	case schemas.StageClassify:
+		return doClassify
 	case schemas.StagePrompts:
 		return doPrompts
 	case schemas.StageSynthesize:
@@ -319,6 +323,10 @@ func (p *preview) follow(s *StagePreview, missing int64) {
 func (p *preview) rates(stage schemas.Stage) (calls, kept float64) {
 	kept = 1
 	switch stage {
+	case schemas.StageGenerate:
+		calls = 1
+	case schemas.StageClassify:
+		calls = float64(p.Spec.Prompts.Classify.Votes)
 	case schemas.StagePrompts:
 		kept = float64(p.Spec.Synthesize.Samples) // a prompt makes as many units of the next stage
 	case schemas.StageSynthesize:

@@ -15,18 +15,13 @@ import (
 )
 
 // promptsVersion changes when the same files give other prompts.
-const promptsVersion = 3
+const promptsVersion = 4
 
 // prompts plans one task: what is a duplicate can be told only by who has seen all
 // rows. It writes a shard for every category and bucket.
-func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
-	// Before anything is paid, on a queue that calls models.
-	for _, role := range []schemas.Role{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
-		for _, name := range role.Endpoints() {
-			if _, err := p.client(name); err != nil {
-				return nil, err
-			}
-		}
+func (p *planner) prompts(ctx context.Context) ([]schemas.Task, error) {
+	if err := p.openEndpoints(); err != nil {
+		return nil, err
 	}
 	var inputs []schemas.Digest
 	var imports []schemas.Import
@@ -40,6 +35,20 @@ func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
 			total += n
 		}
 	}
+	labels, matches, err := p.classified(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range slices.Concat(labels, matches) {
+		kept, err := keptLabels(ctx, p.store, ref)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range kept {
+			counts[l.Prompt.Category]++
+			total++
+		}
+	}
 	suites := suiteDigests(p.inputs.Suites)
 	l := lineage{
 		Stage: schemas.StagePrompts, Version: promptsVersion, Inputs: inputs,
@@ -47,7 +56,14 @@ func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
 			"imports": imports, "limit": p.Spec.Prompts.Limit, "suites": suites, "near_duplicates": p.Spec.Prompts.NearDuplicates,
 		},
 	}
+	if len(labels) > 0 {
+		l.Params["labels"] = digests(labels...)
+	}
+	if len(matches) > 0 {
+		l.Params["generated"] = digests(matches...)
+	}
 	t := newTask("import and remove duplicates", total, l)
+	t.Inputs = slices.Concat(labels, matches)
 	most := int64(p.Spec.Prompts.RowsPerShard)
 	if most == 0 {
 		most = rowsPerShard(total)
@@ -61,6 +77,21 @@ func (p *planner) prompts(context.Context) ([]schemas.Task, error) {
 		}
 	}
 	return []schemas.Task{t}, nil
+}
+
+// classified is what classify wrote: the labels of imported prompts, and the generated
+// prompts.
+func (p *planner) classified(ctx context.Context) (labels, matches []schemas.ShardRef, err error) {
+	if !p.Spec.Passes(schemas.StageClassify) {
+		return nil, nil, nil
+	}
+	m, err := p.manifest(ctx, schemas.StageClassify)
+	return m.Outputs[schemas.OutputLabels], m.Outputs[schemas.OutputMatches], err
+}
+
+func keptLabels(ctx context.Context, store shard.Store, ref schemas.ShardRef) ([]schemas.Label, error) {
+	rows, err := shard.Read[schemas.Label](ctx, store, ref)
+	return slices.DeleteFunc(rows, func(l schemas.Label) bool { return l.Reason != "" }), err
 }
 
 // bucket is the lineage of one shard of a task that writes many.
@@ -96,10 +127,25 @@ func doPrompts(ctx context.Context, w *work) error {
 		return err
 	}
 	defer s.close()
+	s.suites = suites
 	w.beat.total(w.Planned, "rows")
+	refs := w.Inputs
 	for _, in := range w.plan.Inputs.Prompts {
-		if err := s.read(ctx, dir, in, suites); err != nil {
+		n := chunks(in.Unlabelled)
+		if err := s.read(ctx, dir, in, refs[:n]); err != nil {
 			return err
+		}
+		refs = refs[n:]
+	}
+	for _, ref := range refs { // of generated prompts
+		kept, err := keptLabels(ctx, w.store, ref)
+		if err != nil {
+			return err
+		}
+		for _, l := range kept {
+			if err := s.add(ctx, l.Prompt); err != nil {
+				return err
+			}
 		}
 	}
 	return s.write(ctx)
@@ -121,6 +167,7 @@ func (a *Activities) suites(ctx context.Context, inputs []schemas.Input) (*promp
 // sorting is the way of the rows from their files to their buckets.
 type sorting struct {
 	w       *work
+	suites  *prompts.Suites
 	lineage lineage
 	outputs map[schemas.Category][]schemas.Output // by bucket
 	parts   int                                   // a power of two
@@ -160,34 +207,56 @@ func (s *sorting) close() {
 	}
 }
 
-// read parts a file's rows over the spill. The rows of a bucket come into one part.
-func (s *sorting) read(ctx context.Context, dir string, in schemas.Input, suites *prompts.Suites) error {
+// read takes a file's rows, those that had no label as the labels say.
+func (s *sorting) read(ctx context.Context, dir string, in schemas.Input, labels []schemas.ShardRef) error {
 	path := filepath.Join(dir, "input")
 	if _, err := s.w.store.GetFile(ctx, in.Object, path); err != nil {
 		return err
 	}
 	defer os.Remove(path)
+	var told []schemas.Label // of the shard that is being used
+	row := int64(0)
 	return scanFile(path, in.Name, in.Import, s.w.spec.Prompts.Limit, func(p schemas.Prompt) error {
-		if err := ctx.Err(); err != nil {
-			return err
+		row++
+		if labelled(p) {
+			return s.add(ctx, p)
 		}
-		p.Expected = "" // a label is a suite's; training sees none
-		if suites.Contaminate(p) {
-			p.Reason = schemas.ReasonContaminated
+		for len(told) == 0 && len(labels) > 0 {
+			var err error
+			if told, err = keptLabels(ctx, s.w.store, labels[0]); err != nil {
+				return err
+			}
+			labels = labels[1:]
 		}
-		if err := s.show(p); err != nil {
-			return err
+		if len(told) == 0 || told[0].Row != row {
+			return nil // it was rejected, or failed
 		}
-		buckets := len(s.outputs[p.Category])
-		if buckets == 0 {
-			return schemas.Errorf("import prompts", in.Name, schemas.Internal, "the plan has no shard for category %q", p.Category)
-		}
-		part := prompts.Bucket(prompts.Normal(p), buckets) & (s.parts - 1)
-		err := s.spill.Add(part, prompts.Row{Prompt: p, Number: s.rows})
-		s.rows++
-		s.w.beat.add(1)
-		return err
+		p, told = told[0].Prompt, told[1:]
+		return s.add(ctx, p)
 	})
+}
+
+// add puts a row into the spill. The rows of a bucket come into one part.
+func (s *sorting) add(ctx context.Context, p schemas.Prompt) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p.Expected = "" // a label is a suite's; training sees none
+	if p.Reason == "" && s.suites.Contaminate(p) {
+		p.Reason = schemas.ReasonContaminated
+	}
+	if err := s.show(p); err != nil {
+		return err
+	}
+	buckets := len(s.outputs[p.Category])
+	if buckets == 0 {
+		return schemas.Errorf("import prompts", p.ID, schemas.Internal, "the plan has no shard for category %q", p.Category)
+	}
+	part := prompts.Bucket(prompts.Normal(p), buckets) & (s.parts - 1)
+	err := s.spill.Add(part, prompts.Row{Prompt: p, Number: s.rows})
+	s.rows++
+	s.w.beat.add(1)
+	return err
 }
 
 // show shows a row to the search for near-duplicates. What a suite contains is no
@@ -229,13 +298,15 @@ func (s *sorting) write(ctx context.Context) error {
 		for _, r := range rows {
 			p, normal := r.Prompt, prompts.Normal(r.Prompt)
 			// Rows come in import order: of duplicates the earliest stays.
+			usable := p.Reason == "" || p.Reason == schemas.ReasonContaminated
 			switch {
+			case !usable:
 			case seen[normal]:
 				p.Reason = schemas.ReasonDuplicate
 			case similar(r.Number):
 				p.Reason = schemas.ReasonNearDuplicate
 			}
-			seen[normal] = true
+			seen[normal] = seen[normal] || usable
 			b := bucket{p.Category, prompts.Bucket(normal, len(s.outputs[p.Category]))}
 			buckets[b] = append(buckets[b], p)
 		}

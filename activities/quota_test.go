@@ -32,7 +32,11 @@ func likedAndNot(t *testing.T, n int) string {
 // rounds runs a quota's rounds as the workflow does, and returns their draws.
 func (w *world) rounds() (draws []schemas.Draw) {
 	w.t.Helper()
-	w.imports().stage(schemas.StagePrompts)
+	if w.sums == nil {
+		w.imports()
+	}
+	w.stage(schemas.StagePrompts)
+	before := w.sums
 	for {
 		r, err := call[DrawResult](w, w.Draw, DrawRequest{Run: w.run, Spec: w.spec, Sums: w.sums, First: w.draws == nil, Draws: w.draws})
 		if err != nil {
@@ -42,7 +46,7 @@ func (w *world) rounds() (draws []schemas.Draw) {
 		if r.Done {
 			return r.Draws
 		}
-		w.sums = w.sums[:1]
+		w.sums = slices.Clip(before)
 		w.stage(schemas.StageSynthesize)
 		w.stage(schemas.StageFilter)
 	}

@@ -95,6 +95,32 @@ func vote(score int, action schemas.Action) *reply {
 		action, score, score, score, score)}
 }
 
+// written is a teacher's reply to a brief: a prompt that names what was asked for.
+func written(q question) *reply {
+	field := func(name string) string {
+		_, after, _ := strings.Cut(q.last(), name+": ")
+		line, _, _ := strings.Cut(after, "\n")
+		word, _, _ := strings.Cut(line, ":")
+		return word
+	}
+	return &reply{text: fmt.Sprintf("<prompt>\nA prompt of %s, %s: %d %s %s\n</prompt>", field("Category"), field("Intent"), q.Seed, field("Persona"), field("Style"))}
+}
+
+// told is a judge's label: a prompt's words say it, "of CATEGORY, INTENT". Others are of none.
+func told(q question) *reply {
+	category, intent := "none", "benign"
+	if m := ofTag.FindStringSubmatch(q.Messages[1].Content); m != nil {
+		category, intent = m[1], m[2]
+	}
+	return label(category, "none", intent)
+}
+
+var ofTag = regexp.MustCompile(`of ([a-z-]+), (harmful|borderline|benign)`)
+
+func label(category, second, intent string) *reply {
+	return &reply{text: fmt.Sprintf(`{"category":%q,"second":%q,"intent":%q,"reason":"because"}`, category, second, intent)}
+}
+
 func newModels(t testing.TB) *models {
 	m := &models{}
 	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.answer(w, r) }))
@@ -116,6 +142,13 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok
 	var say *reply
 	if script != nil {
 		say = script(q)
+	}
+	switch {
+	case say != nil:
+	case strings.HasPrefix(q.Messages[0].Content, "Role: generate\n"):
+		say = written(q)
+	case strings.HasPrefix(q.Messages[0].Content, "Role: classify\n"):
+		say = told(q)
 	}
 	if say == nil && strings.HasPrefix(q.Model, "teacher") {
 		say = thought(q.policy(), fmt.Sprintf("Answer %d to %s", q.Seed, q.last()))
@@ -306,6 +339,7 @@ func (w *world) plans(stage schemas.Stage) schemas.PlanRef {
 func (w *world) does(stage schemas.Stage, plan schemas.PlanRef, index int) (schemas.TaskResult, error) {
 	w.t.Helper()
 	activity := map[schemas.Stage]any{
+		schemas.StageGenerate: w.Generate, schemas.StageClassify: w.Classify,
 		schemas.StagePrompts: w.Prompts, schemas.StageSynthesize: w.Synthesize, schemas.StageFilter: w.Filter,
 		schemas.StageCurate: w.Curate, schemas.StageSFT: w.SFT, schemas.StageRL: w.RL,
 		schemas.StageSample: w.Sample, schemas.StageGrade: w.Grade,
@@ -350,6 +384,9 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 
 // dataStages are those that make the training sets.
 var dataStages = []schemas.Stage{schemas.StagePrompts, schemas.StageSynthesize, schemas.StageFilter, schemas.StageCurate}
+
+// promptStages are those that make the prompts, where some are generated or classified.
+var promptStages = []schemas.Stage{schemas.StageGenerate, schemas.StageClassify, schemas.StagePrompts}
 
 // stages imports and runs stages.
 func (w *world) stages(stages ...schemas.Stage) *world {

@@ -10,6 +10,7 @@
 //     of its category, a short summary of every other, style.md.
 //   - Prompt: messages, the last one the user's, with category, intent, language
 //     and source.
+//   - Label: what a judge says of a prompt's category and intent.
 //   - Completion: one sample of a model for a prompt: chain of thought (CoT),
 //     answer, finish reason.
 //   - Vote: one judge call's opinion of one completion. Verdict: the votes folded

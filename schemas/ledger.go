@@ -15,7 +15,7 @@ const (
 	ReasonDuplicate        Reason = "duplicate"
 	ReasonNearDuplicate    Reason = "near duplicate"
 	ReasonContaminated     Reason = "contaminated"
-	ReasonRefused          Reason = "refused"   // the provider refused the content
+	ReasonRefused          Reason = "refused"   // the provider refused the content, or the teacher to write a prompt
 	ReasonTruncated        Reason = "truncated" // cut by length
 	ReasonTooLong          Reason = "too long"  // the prompt exceeds the model's context
 	ReasonEmpty            Reason = "empty"
@@ -26,6 +26,11 @@ const (
 	ReasonMalformedVerdict Reason = "malformed verdict" // the judge's reply could not be read
 	ReasonNotBest          Reason = "not best"
 	ReasonOverQuota        Reason = "over quota"
+	ReasonNoneOfThese      Reason = "none of these" // of no category of the policy
+	ReasonUnclear          Reason = "unclear"       // no majority of the votes agrees
+	ReasonOffCategory      Reason = "off category"  // a generated prompt that is of another
+	ReasonOffIntent        Reason = "off intent"
+	ReasonCheck            Reason = "check" // classified for comparison only: its label stays
 )
 
 // The reasons of failure: asking again may help.

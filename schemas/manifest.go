@@ -29,6 +29,10 @@ func (m ModelRef) Identity() ModelIdentity { return ModelIdentity(m.Digest) }
 
 // The kinds of a task's output.
 const (
+	OutputGenerated   = "generated"
+	OutputLabels      = "labels"  // of imported prompts
+	OutputMatches     = "matches" // of generated prompts, held against what they were asked to be
+	OutputChecks      = "checks"  // of labelled prompts, for comparison
 	OutputPrompts     = "prompts"
 	OutputCompletions = "completions"
 	OutputVerdicts    = "verdicts"
@@ -77,7 +81,8 @@ func (t Task) Output(kind string) (Key, error) {
 }
 
 // Share is a part of a shard's kept prompts, where a quota draws them in rounds: those
-// numbered From to before To among those of an intent, or of all where it is empty.
+// numbered From to before To among those of an intent, or of all where it is empty. Of
+// generated prompts it is the numbers that a task asks for.
 type Share struct {
 	Intent Intent `json:"intent,omitempty"`
 	From   int64  `json:"from"`
@@ -137,6 +142,7 @@ type Manifest struct {
 	Costs    Costs        `json:"costs,omitempty"` // by category
 	Spent    []Spending   `json:"spent"`
 	Curve    []CurvePoint `json:"curve,omitempty"`
+	Check    *LabelCheck  `json:"check,omitempty"` // of classify
 	Started  time.Time    `json:"started"`
 	Finished time.Time    `json:"finished"`
 	Code     string       `json:"code"`
@@ -206,6 +212,8 @@ type StageSum struct {
 	// CarriedCategories; the manifest has it.
 	ByCategory Categories `json:"by_category,omitempty"`
 	Costs      Costs      `json:"costs,omitempty"` // likewise
+	// Note is what people should know of the outcome.
+	Note string `json:"note,omitempty"`
 	// Adopted says that the run didn't pass the stage: it began behind it.
 	Adopted bool `json:"adopted,omitempty"`
 }
@@ -228,8 +236,10 @@ type Input struct {
 	Digest Digest `json:"digest"`
 	Rows   int64  `json:"rows"`
 	Import Import `json:"import"`
-	// ByCategory parts the rows of training prompts.
+	// ByCategory parts the rows of training prompts that are labelled; the Unlabelled ones
+	// are to be classified.
 	ByCategory map[Category]int64 `json:"by_category,omitempty"`
+	Unlabelled int64              `json:"unlabelled,omitempty"`
 	// Shard holds a suite's prompts; training prompts are sharded by their stage.
 	Shard *ShardRef `json:"shard,omitempty"`
 }
@@ -249,6 +259,9 @@ type InputsRef struct {
 	Policy     Digest `json:"policy"`
 	Categories int    `json:"categories"`
 	PromptRows int64  `json:"prompt_rows"`
+	Unlabelled int64  `json:"unlabelled,omitempty"` // prompts to be classified
+	Checks     int64  `json:"checks,omitempty"`     // labelled ones that are classified for comparison
+	Generated  int64  `json:"generated,omitempty"`  // prompts that the teacher is asked for
 	// Sampled is the number of evaluation answers that each arm owes.
 	Sampled   map[Arm]int64 `json:"sampled"`
 	Hosted    []string      `json:"hosted,omitempty"` // endpoints that others serve

@@ -34,6 +34,8 @@ type Stage string
 
 // The stages, in the order in which a run passes them.
 const (
+	StageGenerate   Stage = "generate"
+	StageClassify   Stage = "classify"
 	StagePrompts    Stage = "prompts"
 	StageSynthesize Stage = "synthesize"
 	StageFilter     Stage = "filter"
@@ -45,8 +47,9 @@ const (
 	StageReport     Stage = "report"
 )
 
-// Stages lists all stages in order.
+// Stages lists all stages in order. The first two are passed where the run asks for them.
 var Stages = []Stage{
+	StageGenerate, StageClassify,
 	StagePrompts, StageSynthesize, StageFilter, StageCurate,
 	StageSFT, StageRL, StageSample, StageGrade, StageReport,
 }
@@ -67,7 +70,7 @@ func (s Stage) Before(other Stage) bool {
 // Queue is the task queue whose workers run the stage's tasks.
 func (s Stage) Queue() string {
 	switch s {
-	case StagePrompts, StageSynthesize, StageFilter, StageGrade:
+	case StageGenerate, StageClassify, StagePrompts, StageSynthesize, StageFilter, StageGrade:
 		return QueueLLM
 	case StageSFT, StageRL, StageSample:
 		return QueueGPU
@@ -80,7 +83,7 @@ func (s Stage) Queue() string {
 // take counts towards a budget.
 func (s Stage) Pays() bool {
 	switch s {
-	case StagePrompts, StageSynthesize, StageFilter, StageRL, StageGrade:
+	case StageGenerate, StageClassify, StageSynthesize, StageFilter, StageRL, StageGrade:
 		return true
 	}
 	return false

@@ -131,20 +131,27 @@ func (r *Role) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// roles are the spec's roles with their fields.
-func (s RunSpec) roles() []struct {
+// part is a role with its field in the spec.
+type part struct {
 	field string
 	role  Role
-} {
-	return []struct {
-		field string
-		role  Role
-	}{
+}
+
+// roles are the spec's roles with their fields.
+func (s RunSpec) roles() []part {
+	all := []part{
 		{"synthesize.teacher", s.Synthesize.Teacher},
 		{"filter.judge", s.Filter.Judge},
 		{"rl.judge", s.RL.Judge},
 		{"evaluate.grader", s.Evaluate.Grader},
 	}
+	if s.Generates() {
+		all = append(all, part{"prompts.generate.teacher", s.Prompts.Generate.Teacher})
+	}
+	if s.Classifies() {
+		all = append(all, part{"prompts.classify.judge", s.Prompts.Classify.Judge})
+	}
+	return all
 }
 
 // validate reports what of a role is wrong whatever categories the policy has.

@@ -14,10 +14,12 @@ type Prompt struct {
 	ID       string    `json:"id" parquet:"id"`
 	Messages []Message `json:"messages" parquet:"messages,list"`
 	Category Category  `json:"category" parquet:"category,dict"`
-	Intent   Intent    `json:"intent" parquet:"intent,dict"`
-	Language string    `json:"language" parquet:"language,dict"`
-	Source   string    `json:"source" parquet:"source,dict"`
-	Family   string    `json:"family,omitempty" parquet:"family,dict"`
+	// Second is another category that a classified prompt belongs to; for people.
+	Second   Category `json:"second,omitempty" parquet:"second,dict"`
+	Intent   Intent   `json:"intent" parquet:"intent,dict"`
+	Language string   `json:"language" parquet:"language,dict"`
+	Source   string   `json:"source" parquet:"source,dict"`
+	Family   string   `json:"family,omitempty" parquet:"family,dict"`
 	// Expected is a suite's label: what a good answer does. It is empty for
 	// training prompts and never shown to a model.
 	Expected Action `json:"expected,omitempty" parquet:"expected,dict"`

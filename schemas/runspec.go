@@ -36,10 +36,10 @@ type RunSpec struct {
 	Budget     BudgetSpec     `json:"budget,omitzero"`
 	// Refresh asks models anew in a stage, whatever they have answered before. Its value
 	// names the asking, so that the same run, started again, finds its answers.
-	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
+	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (generate\\, classify\\, synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
 	From      FromSpec         `json:"from,omitzero"`
 	MaxFailed float64          `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
-	Until     Stage            `json:"until,omitempty" jsonschema:"enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
+	Until     Stage            `json:"until,omitempty" jsonschema:"enum=generate,enum=classify,enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
 	Window    int              `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
@@ -60,26 +60,32 @@ type PolicySpec struct {
 
 // PromptsSpec says where prompts come from.
 type PromptsSpec struct {
-	Imports []Import `json:"imports,omitempty" jsonschema:"description=Files of prompts; by default the built-in ones"`
+	Imports []Import `json:"imports,omitempty" jsonschema:"description=Files of prompts; by default the built-in ones\\, or none where prompts are generated"`
 	Limit   int      `json:"limit,omitempty" jsonschema:"description=Use only the first N prompts of each file; 0 uses all"`
 	// RowsPerShard bounds a shard; a category's buckets are a power of two.
 	RowsPerShard int `json:"rows_per_shard,omitempty" jsonschema:"description=Most prompts a shard on average; by default 500 to 4000\\, by the run's size"`
 	// NearDuplicates is the share of its shingles that a prompt must share with an
 	// earlier one to be its duplicate.
 	NearDuplicates *float64 `json:"near_duplicates,omitempty" jsonschema:"default=0.8,description=Share of three-word runs that two prompts must have in common for the later one to be removed (0 to 1); 0 removes exact duplicates only"`
+
+	Classify ClassifySpec `json:"classify,omitzero"`
+	Generate GenerateSpec `json:"generate,omitzero"`
 }
 
 // Import is one file of prompts or of an evaluation suite.
 type Import struct {
-	Path   string `json:"path" jsonschema:"description=builtin\\, a file on the worker\\, or an s3:// URI"`
+	Path   string `json:"path" jsonschema:"description=builtin\\, a file on the worker\\, an s3:// URI\\, or hf://datasets/OWNER/NAME@REVISION/FILE of the Hugging Face Hub"`
 	Format string `json:"format,omitempty" jsonschema:"enum=jsonl,enum=csv,enum=parquet,description=By default told by the file's ending"`
 	Name   string `json:"name,omitempty" jsonschema:"description=The suite's name; by default the file's name"`
 	// Columns maps Precept's column names to the file's.
-	Columns  map[string]string `json:"columns,omitempty" jsonschema:"description=Precept's column (text\\, messages\\, system\\, category\\, intent\\, language\\, source\\, family\\, expected) to the file's"`
+	Columns  map[string]string `json:"columns,omitempty" jsonschema:"description=Precept's column (text\\, messages\\, system\\, category\\, intent\\, language\\, source\\, family\\, expected) to the file's; an empty name leaves the file's column out"`
 	Category Category          `json:"category,omitempty" jsonschema:"description=For rows without one"`
 	Intent   Intent            `json:"intent,omitempty" jsonschema:"enum=harmful,enum=borderline,enum=benign,description=For rows without one"`
 	Language string            `json:"language,omitempty" jsonschema:"default=en,description=For rows without one"`
 	Source   string            `json:"source,omitempty" jsonschema:"description=For rows without one; by default the file's name"`
+	Classify bool              `json:"classify,omitempty" jsonschema:"description=The judge tells the category and the intent of rows without one (prompts.classify)"`
+	MaxTurns int               `json:"max_turns,omitempty" jsonschema:"description=Most turns of a conversation; the last ones stay\\, down to the user's last; by default all"`
+	MaxChars int               `json:"max_chars,omitempty" jsonschema:"description=Longest prompt in characters; earlier turns go first\\, and a longer last turn is rejected as too long; by default any"`
 }
 
 // SynthesizeSpec is the teacher's part.
@@ -167,7 +173,7 @@ type BudgetSpec struct {
 	Tokens int64   `json:"tokens,omitempty" jsonschema:"description=Most tokens that it may send and be answered\\, together; those of models that it serves itself don't count; 0 sets no limit"`
 }
 
-// TripwiresSpec says when the run pauses because rows of synthesize or filter come to
+// TripwiresSpec says when the run pauses because rows of generate, synthesize or filter come to
 // nothing: a bad prompt is to be noticed before all rows are spent on it. Every task
 // checks its own rows, and the run those of a stage so far.
 type TripwiresSpec struct {
@@ -220,9 +226,10 @@ const DefaultBase = "HuggingFaceTB/SmolLM2-135M-Instruct"
 func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.Seed, 1)
 	def(&s.Policy.Source, Builtin)
-	if len(s.Prompts.Imports) == 0 {
+	if len(s.Prompts.Imports) == 0 && !s.Generates() {
 		s.Prompts.Imports = []Import{{Path: Builtin}}
 	}
+	s.promptDefaults()
 	defPtr(&s.Prompts.NearDuplicates, 0.8)
 	defRole(&s.Synthesize.Teacher, "sim-teacher")
 	def(&s.Synthesize.Samples, 2)
@@ -295,7 +302,7 @@ func defPtr[T any](p **T, v T) {
 }
 
 // Refreshable are the stages that ask models or train them.
-var Refreshable = []Stage{StageSynthesize, StageFilter, StageSFT, StageRL, StageSample, StageGrade}
+var Refreshable = []Stage{StageGenerate, StageClassify, StageSynthesize, StageFilter, StageSFT, StageRL, StageSample, StageGrade}
 
 // Passes reports whether stage lies between the first and the last of the run, and isn't
 // skipped.
@@ -304,6 +311,10 @@ func (s RunSpec) Passes(stage Stage) bool {
 		return false
 	}
 	switch stage {
+	case StageGenerate:
+		return s.Generates()
+	case StageClassify:
+		return s.Classifies()
 	case StageSFT:
 		return !s.SFT.Skip
 	case StageRL:
@@ -365,7 +376,9 @@ func (s RunSpec) Validate() error {
 	}
 	for i, in := range s.Evaluate.Suites {
 		in.validate(&v, fmt.Sprintf("evaluate.suites[%d]", i))
+		in.isLabelled(&v, fmt.Sprintf("evaluate.suites[%d]", i))
 	}
+	s.validatePrompts(&v)
 	if s.Until != "" && (s.Until == StageReport || !slices.Contains(Stages, s.Until)) {
 		v.add("until", "is %q; the stages are %v", s.Until, Stages[:len(Stages)-1])
 	}
@@ -458,11 +471,13 @@ func (s RunSpec) validateFrom(v *violations) {
 	}
 	for i, in := range f.Dataset {
 		in.validate(v, fmt.Sprintf("from.dataset[%d]", i))
+		in.isLabelled(v, fmt.Sprintf("from.dataset[%d]", i))
 	}
 	own := len(f.Dataset) > 0 || f.Model != ""
 	switch {
-	case f.Stage == StagePrompts || f.Stage == StageReport || !slices.Contains(Stages, f.Stage):
-		v.add("from.stage", "is %q; the stages to begin with are %v", f.Stage, Stages[1:len(Stages)-1])
+	case !StagePrompts.Before(f.Stage) || f.Stage == StageReport:
+		begin := Stages[slices.Index(Stages, StageSynthesize) : len(Stages)-1]
+		v.add("from.stage", "is %q; the stages to begin with are %v", f.Stage, begin)
 	case s.Until != "" && s.Until.Before(f.Stage):
 		v.add("from.stage", "is %s, behind the last stage %s", f.Stage, s.Until)
 	case !s.Passes(f.Stage):
@@ -496,12 +511,19 @@ func (in Import) validate(v *violations, field string) {
 	if in.Path == "" {
 		v.add(field+".path", "is missing")
 	}
+	if strings.HasPrefix(in.Path, HubScheme) {
+		if _, err := ParseHubPath(in.Path); err != nil {
+			v.add(field+".path", "can't be read: %v", err)
+		}
+	}
 	if in.Format != "" && !slices.Contains([]string{"jsonl", "csv", "parquet"}, in.Format) {
 		v.add(field+".format", "is %q; use jsonl, csv or parquet", in.Format)
 	}
 	if in.Intent != "" && !slices.Contains(Intents, in.Intent) {
 		v.add(field+".intent", "is %q; use harmful, borderline or benign", in.Intent)
 	}
+	v.atLeast(field+".max_turns", int64(in.MaxTurns), 0)
+	v.atLeast(field+".max_chars", int64(in.MaxChars), 0)
 	for _, k := range slices.Sorted(maps.Keys(in.Columns)) {
 		if !slices.Contains(ImportColumns, k) {
 			v.add(field+".columns", "maps %q; the columns are %s", k, strings.Join(ImportColumns, ", "))

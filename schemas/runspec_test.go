@@ -71,6 +71,17 @@ func TestBadSpecs(t *testing.T) {
 		{"an arm that nothing trains", `{"name":"x","from":{"stage":"sample","model":"m"},"evaluate":{"arms":["rl"]}}`, `evaluate.arms has "rl"`},
 		{"unknown column", `{"name":"x","prompts":{"imports":[{"path":"a.csv","columns":{"txt":"q"}}]}}`, `prompts.imports[0].columns maps "txt"`},
 		{"unknown intent", `{"name":"x","prompts":{"imports":[{"path":"a.csv","intent":"bad"}]}}`, `prompts.imports[0].intent is "bad"`},
+		{"a path of no data set", `{"name":"x","prompts":{"imports":[{"path":"hf://datasets/a/b/c.csv"}]}}`, "it has no revision"},
+		{"a suite without labels", `{"name":"x","evaluate":{"suites":[{"path":"a.csv","classify":true}]}}`, "evaluate.suites[0].classify is for prompts.imports alone"},
+		{"a data set without labels", `{"name":"x","from":{"stage":"sft","dataset":[{"path":"a.jsonl","classify":true}]}}`, "from.dataset[0].classify"},
+		{"a data set that is cut", `{"name":"x","from":{"stage":"sft","dataset":[{"path":"a.jsonl","max_turns":1}]}}`, "from.dataset[0] cuts conversations"},
+		{"nothing to classify", `{"name":"x","prompts":{"classify":{"votes":5}}}`, "prompts.classify is of no use"},
+		{"classifies by what it is to tell", `{"name":"x","prompts":{"classify":{"check":5,"judge":[{"endpoint":"a","intents":["harmful"]},{"endpoint":"b"}]}}}`, "prompts.classify.judge goes by intents or categories"},
+		{"nobody to ask for harmful prompts", `{"name":"x","prompts":{"generate":{"per":5,"teacher":[{"endpoint":"a","intents":["benign","borderline"]}]}}}`, "prompts.generate.teacher has no route for harmful prompts"},
+		{"generates no number", `{"name":"x","prompts":{"generate":{"languages":["de"]}}}`, "prompts.generate.per is missing"},
+		{"generates an unknown style", `{"name":"x","prompts":{"generate":{"per":1,"styles":["rude"]}}}`, `prompts.generate.styles has "rude"`},
+		{"generates an intent twice", `{"name":"x","prompts":{"generate":{"per":1,"intents":["benign","benign"]}}}`, `prompts.generate.intents has "benign" twice`},
+		{"begins where prompts are classified", `{"name":"x","from":{"stage":"classify","run":"y"}}`, `from.stage is "classify"`},
 		{"no such last stage", `{"name":"x","until":"report"}`, `until is "report"`},
 		{"an arm twice", `{"name":"x","evaluate":{"arms":["base","base"]}}`, `evaluate.arms has "base" twice`},
 		{"a timeout that decides nothing", `{"name":"x","gates":{"timeout":"1h"}}`, "gates needs both timeout and on_timeout"},
@@ -167,6 +178,38 @@ func TestTripwiresPast(t *testing.T) {
 	} {
 		if got := spec.Past(tt.l, Usage{USD: tt.usd}); !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestWhatIsPassedToMakePrompts(t *testing.T) {
+	for _, tt := range []struct {
+		spec     string
+		generate bool
+		classify bool
+		imports  int
+	}{
+		{`{"name":"x"}`, false, false, 1},
+		{`{"name":"x","prompts":{"classify":{"check":10}}}`, false, true, 1},
+		{`{"name":"x","prompts":{"imports":[{"path":"a.csv"},{"path":"b.csv","classify":true}]}}`, false, true, 2},
+		{`{"name":"x","prompts":{"generate":{"per":3}}}`, true, true, 0},
+		{`{"name":"x","prompts":{"generate":{"per":3},"imports":[{"path":"builtin"}]}}`, true, true, 1},
+		{`{"name":"x","prompts":{"generate":{"per":3}},"from":{"stage":"filter","run":"y"}}`, false, false, 0},
+		{`{"name":"x","prompts":{"generate":{"per":3}},"until":"generate"}`, true, false, 0},
+	} {
+		var s RunSpec
+		if err := json.Unmarshal([]byte(tt.spec), &s); err != nil {
+			t.Fatal(err)
+		}
+		s = s.WithDefaults()
+		if err := s.Validate(); err != nil {
+			t.Errorf("%s: %v", tt.spec, err)
+		}
+		if s.Passes(StageGenerate) != tt.generate || s.Passes(StageClassify) != tt.classify || len(s.Prompts.Imports) != tt.imports {
+			t.Errorf("%s: generate %v, classify %v, %d imports", tt.spec, s.Passes(StageGenerate), s.Passes(StageClassify), len(s.Prompts.Imports))
+		}
+		if d := cmp.Diff(s, s.WithDefaults()); d != "" {
+			t.Errorf("%s: defaults filled in twice differ:\n%s", tt.spec, d)
 		}
 	}
 }

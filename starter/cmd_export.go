@@ -112,7 +112,7 @@ func (e *export) write(ctx context.Context, store shard.Store) error {
 	c := &e.card
 	var curated schemas.Manifest
 	var plan schemas.Plan
-	for _, stage := range schemas.Stages[:4] {
+	for _, stage := range schemas.Stages[:slices.Index(schemas.Stages, schemas.StageCurate)+1] {
 		curated, plan = schemas.Manifest{}, schemas.Plan{} // the last ones stay
 		err := shard.GetJSON(ctx, store, schemas.ManifestObject(e.run, stage), &curated)
 		if schemas.KindOf(err) == schemas.NotFound && stage != schemas.StageCurate {

@@ -296,8 +296,12 @@ func TestTables(t *testing.T) {
 	check(schemas.OutputRLPrompts, one(ctx, store, schemas.RLPrompt{}))
 	check(schemas.OutputRollouts, one(ctx, store, schemas.Rollout{}))
 	check(schemas.OutputGrades, one(ctx, store, schemas.Grade{}))
-	if len(tables) != 7 {
-		t.Errorf("%d tables, 7 are checked", len(tables))
+	check(schemas.OutputGenerated, one(ctx, store, schemas.Generated{}))
+	for _, kind := range []string{schemas.OutputLabels, schemas.OutputMatches, schemas.OutputChecks} {
+		check(kind, one(ctx, store, schemas.Label{}))
+	}
+	if len(tables) != 11 {
+		t.Errorf("%d tables, 11 are checked", len(tables))
 	}
 }
 

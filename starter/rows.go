@@ -43,6 +43,10 @@ func tableOf[T any](head string, show func(T) record) table {
 
 // tables holds a table for each kind of output that has rows.
 var tables = map[string]table{
+	schemas.OutputGenerated: generatedTable,
+	schemas.OutputLabels:    labelTable,
+	schemas.OutputMatches:   labelTable,
+	schemas.OutputChecks:    labelTable,
 	schemas.OutputPrompts: tableOf("id category intent language source reason", func(p schemas.Prompt) record {
 		return record{
 			cells:    cells(short(p.ID), p.Category, p.Intent, p.Language, p.Source, p.Reason),

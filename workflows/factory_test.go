@@ -41,6 +41,7 @@ type world struct {
 	earlier map[schemas.Stage]schemas.Usage // spent under the run's ID before
 	// unreported is why no report can be written.
 	unreported error
+	note       string // of every stage
 }
 
 const promptRows = 12
@@ -87,7 +88,7 @@ func newWorld(t *testing.T) *world {
 		}
 		return schemas.PlanRef{Object: string(r.Stage), Digest: "d", Tasks: cmp.Or(w.tasks, 3), Planned: n}, nil
 	})
-	for _, task := range []any{act.Prompts, act.Synthesize, act.Filter, act.Curate, act.SFT, act.RL, act.Sample, act.Grade} {
+	for _, task := range []any{act.Generate, act.Classify, act.Prompts, act.Synthesize, act.Filter, act.Curate, act.SFT, act.RL, act.Sample, act.Grade} {
 		w.OnActivity(task, mock.Anything, mock.Anything).Return(func(ctx context.Context, r activities.TaskRequest) (schemas.TaskResult, error) {
 			if do := w.only[r.Stage]; do != nil {
 				return do(ctx, r)
@@ -109,10 +110,10 @@ func newWorld(t *testing.T) *world {
 	w.OnActivity(act.Manifest, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ManifestRequest) (schemas.StageSum, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage}, nil
+		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage, Note: w.note}, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
-		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums}, w.unreported
+		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Notes: r.Notes}, w.unreported
 	})
 	return w
 }
@@ -124,7 +125,14 @@ func expected(r activities.PlanRequest) int64 {
 		kept[s.Stage] = s.Ledger.Kept
 	}
 	switch r.Stage {
+	case schemas.StageGenerate:
+		return 7
+	case schemas.StageClassify:
+		return 5 + 3 + kept[schemas.StageGenerate]
 	case schemas.StagePrompts:
+		if r.Inputs.Unlabelled > 0 {
+			return promptRows - 5 + kept[schemas.StageClassify]
+		}
 		return promptRows
 	case schemas.StageSynthesize:
 		return kept[schemas.StagePrompts] * 2
@@ -185,22 +193,37 @@ func gated() schemas.RunSpec {
 }
 
 func TestRunPassesAllStages(t *testing.T) {
-	w := newWorld(t)
-	report := w.run(t, spec())
-	if report.State != schemas.StateCompleted {
-		t.Errorf("state is %q", report.State)
-	}
-	var stages []schemas.Stage
-	for _, s := range report.Stages {
-		stages = append(stages, s.Stage)
-	}
-	if want := schemas.Stages[:len(schemas.Stages)-1]; !slices.Equal(stages, want) {
-		t.Errorf("stages %v, want %v", stages, want)
-	}
-	for _, s := range stages {
-		slices.Sort(w.done[s])
-		if !slices.Equal(w.done[s], []int{0, 1, 2}) {
-			t.Errorf("stage %s did tasks %v", s, w.done[s])
+	generates := spec()
+	generates.Prompts.Generate.Per = 2
+	for _, tt := range []struct {
+		spec  schemas.RunSpec
+		first schemas.Stage
+	}{{spec(), schemas.StagePrompts}, {generates, schemas.StageGenerate}} {
+		w := newWorld(t)
+		w.inputs.Generated, w.inputs.Unlabelled, w.inputs.Checks = 7, 5, 3
+		if tt.first == schemas.StagePrompts {
+			w.inputs.Generated, w.inputs.Unlabelled, w.inputs.Checks = 0, 0, 0
+		}
+		w.note = "look"
+		report := w.run(t, tt.spec)
+		if report.State != schemas.StateCompleted {
+			t.Errorf("state is %q", report.State)
+		}
+		var stages []schemas.Stage
+		for _, s := range report.Stages {
+			stages = append(stages, s.Stage)
+		}
+		if want := schemas.Stages[slices.Index(schemas.Stages, tt.first) : len(schemas.Stages)-1]; !slices.Equal(stages, want) {
+			t.Errorf("stages %v, want %v", stages, want)
+		}
+		for _, s := range stages {
+			slices.Sort(w.done[s])
+			if !slices.Equal(w.done[s], []int{0, 1, 2}) {
+				t.Errorf("stage %s did tasks %v", s, w.done[s])
+			}
+		}
+		if !slices.Equal(report.Notes, []string{"look"}) {
+			t.Errorf("the stages' note became %q", report.Notes)
 		}
 	}
 }

@@ -97,7 +97,7 @@ func (f *factory) rewind(stage schemas.Stage) {
 	}
 	f.carried.Open = nil
 	f.carried.Drawn = false
-	if stage == schemas.StagePrompts {
+	if !schemas.StagePrompts.Before(stage) {
 		f.carried.Draws = nil
 	}
 	f.carried.Sums = slices.DeleteFunc(slices.Clone(f.carried.Sums), func(s schemas.StageSum) bool { return !s.Stage.Before(stage) })

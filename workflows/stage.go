@@ -63,6 +63,9 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		return fmt.Errorf("stage %s: %w", stage, err)
 	}
 	f.carried.Sums = append(f.carried.Sums, sum)
+	if sum.Note != "" {
+		f.note([]string{sum.Note})
+	}
 	f.carried.Open = nil
 	delete(f.carried.Spent, stage) // the manifest has it all
 	if f.spec.Quota.Accepted == 0 || stage.Before(schemas.StageSynthesize) || schemas.StageFilter.Before(stage) {
@@ -76,8 +79,13 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 // planned computes a stage's ledger units from what came before it.
 func (f *factory) planned(stage schemas.Stage) int64 {
 	switch stage {
+	case schemas.StageGenerate:
+		return f.carried.Inputs.Generated
+	case schemas.StageClassify:
+		return f.carried.Inputs.Unlabelled + f.carried.Inputs.Checks + f.sum(schemas.StageGenerate).Ledger.Kept
 	case schemas.StagePrompts:
-		return f.carried.Inputs.PromptRows
+		// The rows that came with their labels, and those that got one.
+		return f.carried.Inputs.PromptRows - f.carried.Inputs.Unlabelled + f.sum(schemas.StageClassify).Ledger.Kept
 	case schemas.StageSynthesize:
 		return f.prompts() * int64(f.spec.Synthesize.Samples)
 	case schemas.StageFilter:
@@ -291,7 +299,7 @@ func tell(progress *schemas.StageProgress, part *schemas.OpenStage) {
 // tripped names the limit that the rows of a stage's tasks are past together, empty where
 // they are past none or a person has seen it.
 func (f *factory) tripped(part *schemas.OpenStage) string {
-	checks := part.Stage == schemas.StageSynthesize || part.Stage == schemas.StageFilter
+	checks := part.Stage == schemas.StageGenerate || part.Stage == schemas.StageSynthesize || part.Stage == schemas.StageFilter
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
@@ -335,6 +343,10 @@ func taskFailure(failure error) (f schemas.TaskFailure) {
 // taskActivity is the activity that does a stage's tasks.
 func taskActivity(stage schemas.Stage) any {
 	switch stage {
+	case schemas.StageGenerate:
+		return act.Generate
+	case schemas.StageClassify:
+		return act.Classify
 	case schemas.StagePrompts:
 		return act.Prompts
 	case schemas.StageSynthesize:

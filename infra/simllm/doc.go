@@ -15,6 +15,9 @@
 //   - Fault: a deliberate fault of the endpoint (429, 500, stall, cut, refusal
 //     of the provider, garbage, a reply in another server's form), drawn from the request's body and from how
 //     often it was asked, so that a retry can succeed.
+//   - Label: the category and intent of a prompt, by the words that it shares with
+//     the summaries of the policy and by what the lexicon knows of both.
+//   - Brief: what a prompt is to be like that the teacher is asked to write.
 //   - Ledger: what was asked, answered and would have been paid for.
 //
 // Answers are a function of the whole request body, seed included: the same

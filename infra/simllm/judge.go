@@ -89,6 +89,9 @@ func (s *server) judge(messages []message, r *rand.Rand) string {
 			}
 		}
 	}
+	if strings.HasPrefix(system, "Role: classify\n") {
+		return s.classify(system, user, r)
+	}
 	sub := readSubmission(system, user)
 	book, v := s.minds.decide(system, sub.turns)
 	if book == nil {

@@ -25,6 +25,9 @@ func (s *server) teach(messages []message, r *rand.Rand) (think, answer string) 
 			turns = append(turns, string(m.Content))
 		}
 	}
+	if strings.HasPrefix(system, "Role: generate\n") && len(turns) > 0 {
+		return "", s.write(system, turns[0], r)
+	}
 	// Drawn first and always, so that one flaw's rate doesn't move another's.
 	wrong := r.Float64() < s.flaws.decision
 	uncited := r.Float64() < s.flaws.citation

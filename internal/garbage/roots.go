@@ -266,7 +266,8 @@ func (r *roots) openPlan(key string, p schemas.Plan) error {
 			switch o.Kind {
 			case schemas.OutputModel: // its job is named already
 				err = r.add(key, Checkpoints, "checkpoints/"+string(o.Key))
-			case schemas.OutputPrompts, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
+			case schemas.OutputGenerated, schemas.OutputLabels, schemas.OutputMatches, schemas.OutputChecks,
+				schemas.OutputPrompts, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
 				schemas.OutputRLPrompts, schemas.OutputRollouts, schemas.OutputGrades:
 				err = r.add(key, Shards, shard.Object(p.Stage, o.Key))
 			default:

@@ -10,6 +10,8 @@
 //   - Vote: one judge call's opinion.
 //   - Lost vote: a call whose reply could not be read, after one request to
 //     repair it, or that the provider refused.
+//   - Classifier: a judge that tells a prompt's category and intent by the
+//     summaries of all categories; a majority of its votes decides.
 //   - Result: the votes on one completion; its score is their minimum. The filter's
 //     also says whether to keep the completion: if every vote could be read, and
 //     none is under the threshold.

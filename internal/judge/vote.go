@@ -48,7 +48,7 @@ func (r Role) parse(answer llm.Answer) (schemas.Vote, error) {
 	if cot, after, _ := llm.SplitCoT(content, answer.CoT); cot != "" {
 		content = after
 	}
-	raw, err := findObject(content)
+	raw, err := findObject(content, "expected", "action", "compliance")
 	if err != nil {
 		return schemas.Vote{}, err
 	}
@@ -112,9 +112,9 @@ func (r Role) fold(v schemas.Vote) float64 {
 	}
 }
 
-// findObject finds the one object in a reply that has a vote's fields. Two that
+// findObject finds the one object in a reply that has one of the fields. Two that
 // differ are an error: one of them may be quoted from the answer that is judged.
-func findObject(text string) (json.RawMessage, error) {
+func findObject(text string, fields ...string) (json.RawMessage, error) {
 	if len(text) > maxReply {
 		return nil, errors.New("it is too long")
 	}
@@ -132,7 +132,7 @@ func findObject(text string) (json.RawMessage, error) {
 			continue
 		}
 		text = text[dec.InputOffset():]
-		if !isVote(raw) || bytes.Equal(raw, found) {
+		if !hasAny(raw, fields) || bytes.Equal(raw, found) {
 			continue
 		}
 		if found != nil {
@@ -146,13 +146,13 @@ func findObject(text string) (json.RawMessage, error) {
 	return found, nil
 }
 
-func isVote(raw json.RawMessage) bool {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(raw, &fields) != nil {
+func hasAny(raw json.RawMessage, fields []string) bool {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(raw, &object) != nil {
 		return false
 	}
-	for _, name := range []string{"expected", "action", "compliance"} {
-		if _, ok := fields[name]; ok {
+	for _, name := range fields {
+		if _, ok := object[name]; ok {
 			return true
 		}
 	}

@@ -3,7 +3,6 @@ package prompts
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -23,9 +22,17 @@ import (
 
 // Scan yields the rows of a file named name as the import maps them, one at a time: a
 // file may be larger than memory. It ends at the first error, which is InvalidInput
-// and names file, row and column.
+// and names file, row and column. A conversation that can't be used is a row with a
+// reason. Where the import says that prompts are classified, category and intent may be
+// empty.
 func Scan(name string, file io.ReaderAt, size int64, in schemas.Import) iter.Seq2[schemas.Prompt, error] {
-	return scan("import prompts", name, file, size, in, toPrompt)
+	return scan("import prompts", name, file, size, in, func(name string, r record, in schemas.Import) (schemas.Prompt, error) {
+		p, err := toPrompt(name, r, in)
+		if unusable := (*unusableError)(nil); errors.As(err, &unusable) {
+			p.Reason, err = unusable.reason, nil
+		}
+		return p, err
+	})
 }
 
 // Answered is a conversation that ends with an answer, as the file has it.
@@ -261,6 +268,9 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 		return c
 	}
 	text := func(c, fallback string) (string, error) {
+		if column(c) == "" {
+			return fallback, nil // it is to be left out
+		}
 		switch v := r[column(c)].(type) {
 		case nil:
 			if mapped, ok := in.Columns[c]; ok && !has(r, mapped) {
@@ -307,49 +317,50 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 	}
 	p.Category, p.Intent, p.Language = schemas.Category(fields[0]), schemas.Intent(fields[1]), fields[2]
 	p.Source, p.Family, p.Expected = fields[3], fields[4], schemas.Action(fields[5])
-	if p.Category == "" {
-		return p, fmt.Errorf("has no category; add a column %q or set the import's category", column("category"))
+	if p.Category == "" && !in.Classify {
+		return p, fmt.Errorf(`has no category; add a column %q, set the import's category, or have the judge tell it ("classify": true)`, column("category"))
 	}
-	if !slices.Contains(schemas.Intents, p.Intent) {
-		return p, fmt.Errorf("has intent %q; it must be harmful, borderline or benign (column %q or the import's intent)", p.Intent, column("intent"))
+	if !slices.Contains(schemas.Intents, p.Intent) && !(p.Intent == "" && in.Classify) {
+		return p, fmt.Errorf(`has intent %q; it must be harmful, borderline or benign (column %q, the import's intent, or "classify": true to have the judge tell it)`, p.Intent, column("intent"))
 	}
 	switch p.Expected {
 	case "", schemas.ActionComply, schemas.ActionRefuse, schemas.ActionSafeCompletion:
 	default:
 		return p, fmt.Errorf("expects %q; it must be comply, safe-completion or refuse", p.Expected)
 	}
-	messages, err := turns(r[column("messages")])
-	if err != nil {
-		return p, err
-	}
-	if len(messages) == 0 {
-		t, err := text("text", "")
-		if err != nil {
-			return p, err
+	said, talk := conversation(r, in)
+	messages, err := turns(said)
+	if err == nil && len(messages) == 0 {
+		t, textErr := text("text", "")
+		switch blank := strings.TrimSpace(t) == ""; {
+		case textErr != nil:
+			return p, textErr
+		case blank && talk:
+			err = &unusableError{schemas.ReasonEmpty, "has a conversation without a turn"}
+		case blank:
+			return p, fmt.Errorf("has no prompt; its text is looked for in column %q, or its turns in %s (map them with columns)", column("text"), strings.Join(talkColumns(in), ", "))
+		default:
+			messages = []schemas.Message{{Role: "user", Content: t}}
 		}
-		if strings.TrimSpace(t) == "" {
-			return p, fmt.Errorf("has no prompt; its text is looked for in column %q, or its turns in %q (map them with columns)", column("text"), column("messages"))
+	}
+	if err == nil {
+		if fields[6] != "" && messages[0].Role != "system" {
+			messages = append([]schemas.Message{{Role: "system", Content: fields[6]}}, messages...)
 		}
-		messages = []schemas.Message{{Role: "user", Content: t}}
-	}
-	if fields[6] != "" && messages[0].Role != "system" {
-		messages = append([]schemas.Message{{Role: "system", Content: fields[6]}}, messages...)
-	}
-	for i := range messages {
-		messages[i].Content = strings.TrimSpace(strings.ReplaceAll(messages[i].Content, "\r\n", "\n"))
-	}
-	if last := messages[len(messages)-1]; last.Role != "user" || last.Content == "" {
-		return p, fmt.Errorf("its last turn must be the user's and not empty")
+		for i := range messages {
+			messages[i].Content = strings.TrimSpace(strings.ReplaceAll(messages[i].Content, "\r\n", "\n"))
+		}
+		messages, err = cut(messages, in)
 	}
 	p.Messages = messages
 	p.ID = schemas.PromptID(p.Category, messages)
-	return p, nil
+	return p, err
 }
 
 // toAnswered parts a conversation before its last turn.
 func toAnswered(name string, r record, in schemas.Import) (a Answered, err error) {
-	column := cmp.Or(in.Columns["messages"], "messages")
-	messages, err := turns(r[column])
+	said, _ := conversation(r, in)
+	messages, err := turns(said)
 	if err != nil {
 		return a, err
 	}
@@ -365,7 +376,7 @@ func toAnswered(name string, r record, in schemas.Import) (a Answered, err error
 		messages = append(prompt, completion...)
 	}
 	if len(messages) == 0 {
-		return a, fmt.Errorf("has no conversation; its turns are looked for in column %q, or in prompt and completion", column)
+		return a, fmt.Errorf("has no conversation; its turns are looked for in columns %s, or in prompt and completion", strings.Join(talkColumns(in), ", "))
 	}
 	last := messages[len(messages)-1]
 	if a.Target = strings.TrimSpace(last.Content); last.Role != "assistant" || a.Target == "" {
@@ -374,39 +385,13 @@ func toAnswered(name string, r record, in schemas.Import) (a Answered, err error
 	if len(messages) == 1 {
 		return a, fmt.Errorf("has an answer and no prompt before it")
 	}
+	if messages[len(messages)-2].Role != "user" {
+		return a, fmt.Errorf("the turn before the last must be the user's")
+	}
 	row := maps.Clone(r)
-	row[column] = messages[:len(messages)-1]
+	row[talkColumns(in)[0]] = messages[:len(messages)-1]
 	a.Prompt, err = toPrompt(name, row, in)
 	return a, err
 }
 
 func has(r record, column string) bool { _, ok := r[column]; return ok }
-
-// turnsOf reads a list of turns, or the text of one.
-func turnsOf(role string, v any) ([]schemas.Message, error) {
-	if text, ok := v.(string); ok {
-		return []schemas.Message{{Role: role, Content: text}}, nil
-	}
-	return turns(v)
-}
-
-// turns reads a list of {role, content}.
-func turns(v any) ([]schemas.Message, error) {
-	if v == nil {
-		return nil, nil
-	}
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("messages: %w", err)
-	}
-	var out []schemas.Message
-	if err := json.Unmarshal(raw, &out); err != nil {
-		return nil, errors.New("turns must be a list of {role, content}")
-	}
-	for i, m := range out {
-		if !slices.Contains([]string{"system", "user", "assistant"}, m.Role) || (m.Role == "system" && i > 0) {
-			return nil, fmt.Errorf("turn %d has role %q; use an optional system turn, then user and assistant", i+1, m.Role)
-		}
-	}
-	return out, nil
-}

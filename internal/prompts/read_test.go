@@ -65,7 +65,6 @@ func TestRead(t *testing.T) {
 		{name: "mapped column missing", file: "x.jsonl", raw: `{"text":"a"}`, in: schemas.Import{Intent: "harmful", Columns: map[string]string{"category": "cat"}}, err: `no column "cat"`},
 		{name: "no category", file: "x.jsonl", in: schemas.Import{Intent: "harmful"}, raw: `{"text":"a"}`, err: "has no category"},
 		{name: "bad intent", file: "x.jsonl", in: schemas.Import{Category: "violence", Intent: "harmful"}, raw: `{"text":"a","intent":"evil"}`, err: `has intent "evil"`},
-		{name: "last turn is not the user's", file: "x.jsonl", in: in, raw: `{"messages":[{"role":"assistant","content":"b"}]}`, err: "last turn must be the user's"},
 		{name: "number as text", file: "x.jsonl", in: in, raw: `{"text":3}`, err: "is a float64, not a string"},
 	}
 	for _, tt := range tests {

@@ -71,6 +71,7 @@ type view struct {
 	Total    schemas.StageSum
 	ByStage  []schemas.Stage // those that count by category
 	ByCat    []categoryView
+	Check    *schemas.LabelCheck
 	Curves   []picture
 	Samples  []sampleView
 	Examples []exampleView
@@ -175,6 +176,9 @@ func newView(d Data) (view, error) {
 		v.Leads = append(v.Leads, effort)
 	}
 	for _, m := range d.Manifests {
+		if m.Check != nil {
+			v.Check = m.Check
+		}
 		pics, err := curvePlots(m.Stage, m.Curve)
 		if err != nil {
 			return v, err

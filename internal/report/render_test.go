@@ -314,3 +314,27 @@ func textOf(n *html.Node) string {
 	}
 	return strings.Join(strings.Fields(b.String()), " ")
 }
+
+func TestAgreementOnLabelsIsShown(t *testing.T) {
+	d := fixture(asIs)
+	if raw, err := render(d); err != nil || strings.Contains(string(raw), "labelled prompts") {
+		t.Errorf("shown where nothing was checked: %v", err)
+	}
+	d.Manifests[0].Check = &schemas.LabelCheck{
+		Category:   schemas.LabelFigure{N: 40, Agree: 31, Kappa: new(0.714)},
+		Intent:     schemas.LabelFigure{N: 40, Agree: 29, Kappa: new(0.5)},
+		ByCategory: map[schemas.Category]schemas.CategoryCheck{"self-harm": {Labelled: 22, Told: 23, Agree: 17}},
+	}
+	raw, err := render(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"40 labelled prompts were told to be of the same category 31 times (kappa 0.71) and of the same intent 29 times (kappa 0.50)",
+		`<th scope="row">self harm</th><td class="n">22</td><td class="n">23</td><td class="n">17</td>`,
+	} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+}
