@@ -28,10 +28,12 @@ type account struct {
 
 	mu      sync.Mutex
 	open    bool // the balance is known
+	closed  bool
 	usage   schemas.Usage
 	costs   schemas.Costs
 	seen    map[schemas.Key]bool // own answers that this attempt has come across
 	flying  reserve              // sent, and not yet settled
+	batched reserve              // that waits to be submitted as a batch
 	ahead   reserve              // that may be sent: the lease tells of it
 	wanted  reserve              // that is being added to ahead
 	most    schemas.Cost         // of one request
@@ -67,6 +69,8 @@ type balance struct {
 	Record string       `json:"record"`        // where Spent lies
 	Open   reserve      `json:"open,omitzero"` // what may have been sent beside that
 	Most   schemas.Cost `json:"most,omitzero"` // that one request can cost
+	// Settled says that its holder has ended in order: nothing is to be found out.
+	Settled bool `json:"settled,omitempty"`
 }
 
 func newAccount(token string) *account {
@@ -129,7 +133,7 @@ func (a *account) allows(one reserve) bool {
 	if a.grant == nil {
 		return true
 	}
-	return !a.broke && a.usage.AtMost().Plus(a.flying.Cost).Plus(one.Cost).Within(*a.grant)
+	return !a.broke && a.usage.AtMost().Plus(a.flying.Cost).Plus(a.batched.Cost).Plus(one.Cost).Within(*a.grant)
 }
 
 // least is how many requests are reserved at a time, at least. Else it is as many as are
@@ -182,6 +186,33 @@ func (a *account) Settle(ctx context.Context, bill llm.Bill, took schemas.Usage)
 	}
 	close(a.settled)
 	a.settled = make(chan struct{})
+}
+
+// Postpone implements llm.Payer.
+func (a *account) Postpone(_ context.Context, bill llm.Bill) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	one := reserve{1, bill.Most}
+	if !a.allows(one) {
+		return errGrant
+	}
+	a.batched = a.batched.plus(one)
+	return nil
+}
+
+// Received implements llm.Payer.
+func (a *account) Received(ctx context.Context, took schemas.Usage) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.usage.Add(took)
+	a.costs.Add(llm.CategoryOf(ctx), took.Cost())
+}
+
+// again forgets what this attempt came across: its rows are done from the start.
+func (a *account) again() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen, a.usage.Cached, a.batched = map[schemas.Key]bool{}, 0, reserve{}
 }
 
 // Found implements llm.Payer.
@@ -240,7 +271,7 @@ func (a *account) balance() (b balance, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	b.Payer, b.Usage, b.Costs = a.token, a.usage, maps.Clone(a.costs)
-	b.Open, b.Most = a.flying.plus(a.ahead).plus(a.wanted), a.most
+	b.Open, b.Most, b.Settled = a.flying.plus(a.ahead).plus(a.wanted), a.most, a.closed
 	return b, a.open
 }
 
@@ -253,7 +284,7 @@ func (a *account) close() {
 		<-filling
 		a.mu.Lock()
 	}
-	a.ahead = reserve{}
+	a.ahead, a.closed = reserve{}, true
 	a.mu.Unlock()
 }
 

@@ -33,6 +33,7 @@ type Activities struct {
 	policies map[schemas.Digest]*policy.Policy
 	bases    map[string]schemas.ModelRef // weights that are known already
 	recorded sync.Map                    // what was last stored of who answers, by model identity
+	listed   sync.Map                    // the batches that were last listed, by endpoint
 }
 
 // New returns the activities of a worker named holder.
@@ -119,7 +120,7 @@ func fail(err error, details ...any) error {
 	}
 	kind := schemas.KindOf(err)
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{
-		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err),
+		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err) || errors.As(err, new(*givenUpError)),
 		NextRetryDelay: llm.RetryAfter(err),
 		Details:        details,
 	})

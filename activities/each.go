@@ -50,6 +50,7 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 		end      error // of the task
 		failed   int   // rows since the last one that succeeded
 		left     int   // rows that were not to be asked
+		waiting  bool  // for answers by batch
 	)
 	note := func(i int, err error) {
 		mu.Lock()
@@ -57,6 +58,13 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 		if err == nil {
 			failed = 0
 			return
+		}
+		if llm.IsPending(err) {
+			// What is asked of it so far went well, and it may be kept yet.
+			waiting, failed = true, 0
+			if err = w.trip.count("", nil); err == nil {
+				return
+			}
 		}
 		failures = append(failures, rowFailure{i, err})
 		if out := (*leftOut)(nil); errors.As(err, &out) || llm.IsMissing(err) {
@@ -97,8 +105,11 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 		})
 	}
 	p.Wait()
-	if err := cmp.Or(ended(), other); err != nil || len(failures) == 0 {
+	if err := cmp.Or(ended(), other); err != nil {
 		return nil, err // what ended the task outweighs a row's error
+	}
+	if waiting {
+		return nil, errAwaited // those that failed do so again when all others have ended
 	}
 	slices.SortFunc(failures, func(x, y rowFailure) int { return cmp.Compare(x.index, y.index) })
 	if int64(len(failures)-left) > w.mayMiss {

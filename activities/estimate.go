@@ -205,7 +205,7 @@ func (x *estimator) tokens(ctx context.Context, k asking, e *StageEstimate) erro
 			return err
 		}
 		price := func(prompt, completion float64) float64 {
-			return endpoint.Price(llm.Usage{PromptTokens: int64(prompt), CompletionTokens: int64(completion)})
+			return endpoint.Price(llm.Usage{PromptTokens: int64(prompt), CompletionTokens: int64(completion)}, x.Spec.ByBatch(e.Stage))
 		}
 		low, high := price(e.Prompt.Low, e.Completion.Low), price(e.Prompt.High, e.Completion.High)
 		if i == 0 {

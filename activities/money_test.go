@@ -23,9 +23,9 @@ import (
 	"precept/schemas"
 )
 
-// provider is models without a network that take money: what a question takes follows
+// biller is models without a network that take money: what a question takes follows
 // from it, so that no two are alike.
-type provider struct {
+type biller struct {
 	*models
 	latency time.Duration
 	sent    func() // is called when a request comes
@@ -33,8 +33,8 @@ type provider struct {
 	ledger  schemas.Usage
 }
 
-func newProvider() *provider {
-	p := &provider{models: &models{}, latency: 3 * time.Millisecond}
+func newBiller() *biller {
+	p := &biller{models: &models{}, latency: 3 * time.Millisecond}
 	p.Server = &httptest.Server{URL: "http://models.test"}
 	p.usage = func(q question) llm.Usage {
 		h := fnv.New64a()
@@ -46,14 +46,14 @@ func newProvider() *provider {
 }
 
 // endpoint has prices that binary fractions don't hold.
-func (p *provider) endpoint(name string) llm.Endpoint {
+func (p *biller) endpoint(name string) llm.Endpoint {
 	e := p.models.endpoint(name)
 	e.InputUSD, e.CachedUSD, e.OutputUSD = 0.15, 0.0375, 0.6
 	return e
 }
 
 // RoundTrip answers as the server would, and bills what is answered.
-func (p *provider) RoundTrip(r *http.Request) (*http.Response, error) {
+func (p *biller) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.mu.Lock()
 	sent := p.sent
 	p.mu.Unlock()
@@ -79,7 +79,7 @@ func (p *provider) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // billed is the provider's ledger; the price of the sums is that of the answers.
-func (p *provider) billed() schemas.Usage {
+func (p *biller) billed() schemas.Usage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	u := p.ledger
@@ -96,7 +96,7 @@ func bare(u schemas.Usage) schemas.Usage {
 // by category: replies that are asked for once more, and equal requests included.
 func TestTheAccountIsTheProvidersLedger(t *testing.T) {
 	t.Parallel()
-	p := newProvider()
+	p := newBiller()
 	p.says(func(q question) *reply {
 		switch {
 		case q.Model == "judge" && q.Seed%7 == 0:
@@ -108,7 +108,7 @@ func TestTheAccountIsTheProvidersLedger(t *testing.T) {
 	})
 	spec := imported(t, fivePrompts()...)
 	spec.Synthesize.Samples = 4
-	w := newWorld(t, spec, options{provider: p}).stages(schemas.StagePrompts)
+	w := newWorld(t, spec, options{biller: p}).stages(schemas.StagePrompts)
 	var sum schemas.Usage
 	var costs schemas.Costs
 	for _, stage := range []schemas.Stage{schemas.StageSynthesize, schemas.StageFilter} {
@@ -170,17 +170,17 @@ func (m *mortal) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[
 
 // killed does a task with workers that are killed after so many requests, until one ends,
 // and returns what that told and how many died.
-func killed(t *testing.T, p *provider, store shard.Store, stage schemas.Stage, before *world, draw *rand.Rand, kills int) (schemas.TaskResult, *world, int) {
+func killed(t *testing.T, p *biller, store shard.Store, stage schemas.Stage, before *world, draw *rand.Rand, kills int) (schemas.TaskResult, *world, int) {
 	plan := before.plans(stage)
 	died := 0
 	for n := 0; n < 3*kills; n++ {
 		m := &mortal{Store: store}
-		w := newWorld(t, before.spec, options{provider: p, store: m, holder: fmt.Sprint("worker-", n), mortal: true, flush: 5 * time.Millisecond})
+		w := newWorld(t, before.spec, options{biller: p, store: m, holder: fmt.Sprint("worker-", n), mortal: true, flush: 5 * time.Millisecond})
 		w.inputs, w.sums, w.ttl = before.inputs, before.sums, 400*time.Millisecond
 		stop := make(chan struct{})
 		w.env.SetWorkerStopChannel(stop)
 		var left atomic.Int64
-		left.Store(15 + draw.Int64N(25))
+		left.Store(8 + draw.Int64N(12))
 		p.mu.Lock()
 		p.sent = func() {
 			if left.Add(-1) == 0 && died < kills {
@@ -201,7 +201,7 @@ func killed(t *testing.T, p *provider, store shard.Store, stage schemas.Stage, b
 	panic("unreachable")
 }
 
-// However often workers are killed, what is told is what was journaled, and the provider's
+// However often workers are killed, what is told is what was journaled, and the biller's
 // ledger is no more than that and what is told to be unaccounted.
 func TestKillsLeaveTheAccountExact(t *testing.T) {
 	t.Parallel()
@@ -209,11 +209,11 @@ func TestKillsLeaveTheAccountExact(t *testing.T) {
 		t.Run(string(stage), func(t *testing.T) {
 			t.Parallel()
 			draw := rand.New(rand.NewPCG(1, 2))
-			p, store := newProvider(), shard.NewMemory()
+			p, store := newBiller(), shard.NewMemory()
 			spec := imported(t)
 			spec.Prompts.Imports[0].Path = filepath.Join(write(t, map[string]string{"p.jsonl": numbered(t, 1500)}), "p.jsonl")
 			spec.Synthesize.Samples, spec.Filter.Votes = 1, 1
-			before := newWorld(t, spec, options{provider: p, store: store}).stages(schemas.StagePrompts)
+			before := newWorld(t, spec, options{biller: p, store: store}).stages(schemas.StagePrompts)
 			if stage == schemas.StageFilter {
 				before.stage(schemas.StageSynthesize)
 			}
@@ -252,11 +252,11 @@ func TestKillsLeaveTheAccountExact(t *testing.T) {
 // A task stops within its grant, and goes on with a larger one.
 func TestATaskStopsAtItsGrant(t *testing.T) {
 	t.Parallel()
-	p := newProvider()
+	p := newBiller()
 	spec := imported(t)
 	spec.Prompts.Imports[0].Path = filepath.Join(write(t, map[string]string{"p.jsonl": numbered(t, 300)}), "p.jsonl")
 	spec.Synthesize.Samples = 1
-	w := newWorld(t, spec, options{provider: p}).stages(schemas.StagePrompts)
+	w := newWorld(t, spec, options{biller: p}).stages(schemas.StagePrompts)
 	plan := w.plans(schemas.StageSynthesize)
 	var last schemas.Usage
 	calls := 0
@@ -304,9 +304,9 @@ func TestRequestsWithoutAnAnswerAreToldApart(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p := newProvider()
+			p := newBiller()
 			p.says(func(question) *reply { return tt.say })
-			w := newWorld(t, imported(t, fivePrompts()[0]), options{provider: p, tries: 1}).stages(schemas.StagePrompts)
+			w := newWorld(t, imported(t, fivePrompts()[0]), options{biller: p, tries: 1}).stages(schemas.StagePrompts)
 			_, err := w.does(schemas.StageSynthesize, w.plans(schemas.StageSynthesize), 0)
 			var told schemas.TaskFailure
 			if failure(t, err).Details(&told) != nil || told.Usage.Unanswered != tt.unanswered || told.Usage.Paid != 0 || (told.Usage.UnansweredUSD > 0) != (tt.unanswered > 0) {
@@ -347,14 +347,47 @@ func TestWhatWasSpentIsFoundWithTheShard(t *testing.T) {
 	}
 }
 
+// By batch no more is submitted than the grant could pay for; what that took is known before
+// more is.
+func TestABatchStaysWithinItsGrant(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	w, plan := synthesizing(t, byBatchSpec(t, fivePrompts()...), options{models: p.models})
+	do := func(grant float64) (r schemas.TaskResult) {
+		t.Helper()
+		for range 100 {
+			var err error
+			r, err = call[schemas.TaskResult](w, w.Synthesize, TaskRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan, Grant: &schemas.Cost{USD: grant}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Unfinished == nil || r.Unfinished.Pending == nil {
+				return r
+			}
+		}
+		t.Fatalf("it waits for ever: %+v", r)
+		return r
+	}
+	// One request can cost some thousandth of a dollar, and costs 20 millionths.
+	if r := do(1e-6); r.Unfinished == nil || !r.Unfinished.Grant || r.Usage.Paid != 0 || len(p.models.take()) != 0 {
+		t.Errorf("with no grant to speak of: %+v", r)
+	}
+	if r := do(0.003); r.Unfinished != nil || r.Usage.Paid != 4 || r.Usage.USD > 0.003 || len(p.models.take()) != 4 {
+		t.Errorf("with a grant for one request at a time: %+v", r)
+	}
+	if n, most := p.submitted(); n < 3 || most != 1 {
+		t.Errorf("%d batches, a request was in %d", n, most)
+	}
+}
+
 // What a run has left that was killed is recorded for it by the run that takes its task over.
 func TestAnotherRunTakesATaskOver(t *testing.T) {
 	t.Parallel()
-	p, store := newProvider(), shard.NewMemory()
-	first := newWorld(t, imported(t, fivePrompts()...), options{provider: p, store: store}).stages(schemas.StagePrompts)
+	p, store := newBiller(), shard.NewMemory()
+	first := newWorld(t, imported(t, fivePrompts()...), options{biller: p, store: store}).stages(schemas.StagePrompts)
 	plan := first.plans(schemas.StageSynthesize)
 	m := &mortal{Store: store}
-	dying := newWorld(t, first.spec, options{provider: p, store: m, holder: "dying", mortal: true})
+	dying := newWorld(t, first.spec, options{biller: p, store: m, holder: "dying", mortal: true})
 	dying.inputs, dying.sums, dying.ttl = first.inputs, first.sums, 200*time.Millisecond
 	stop := make(chan struct{})
 	dying.env.SetWorkerStopChannel(stop)
@@ -367,7 +400,7 @@ func TestAnotherRunTakesATaskOver(t *testing.T) {
 	}
 	lost := p.billed()
 
-	other := newWorld(t, first.spec, options{provider: p, store: store, run: "other"})
+	other := newWorld(t, first.spec, options{biller: p, store: store, run: "other"})
 	other.ttl = 200 * time.Millisecond
 	other.stages(schemas.StagePrompts)
 	r, err := other.does(schemas.StageSynthesize, other.plans(schemas.StageSynthesize), 0)

@@ -78,7 +78,8 @@ func (w *work) begin(ctx context.Context) error {
 		return w.inherit(ctx)
 	}
 	spent := b.Spent
-	if b.Open.Calls > 0 {
+	// What batches bring is not reserved beforehand.
+	if b.Open.Calls > 0 || !b.Settled && w.spec.ByBatch(w.stage) {
 		if err := w.count(ctx, &spent); err != nil {
 			return err
 		}

@@ -50,6 +50,7 @@ type work struct {
 	beat    *beat
 	stop    <-chan struct{} // closed when the worker begins to stop
 	trip    *tripwire       // nil where nothing is checked
+	batch   *batches        // nil where models are asked online
 
 	mayMiss int64
 	retry   *schemas.Reason
@@ -132,9 +133,16 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	if spec := w.spec.Tripwires; !spec.Off && !req.Unchecked {
 		w.trip = &tripwire{spec: spec, usage: account.took}
 	}
+	if w.spec.ByBatch(w.stage) {
+		do = byBatch(do)
+	}
 	err = do(ctx, w)
 	if errors.Is(err, errGrant) {
 		return schemas.TaskResult{Title: w.Title, Unfinished: &schemas.Unfinished{Grant: true}}, nil
+	}
+	if pending := (*pendingError)(nil); errors.As(err, &pending) {
+		result.Unfinished = &schemas.Unfinished{Pending: &pending.Pending}
+		return result, nil
 	}
 	if tripped := (*trippedError)(nil); errors.As(err, &tripped) {
 		return result, w.showRejected(ctx, tripped)
@@ -212,7 +220,11 @@ func (w *work) client(name string) (*llm.Client, error) {
 	here := asked(client.Endpoint())
 	for _, m := range planned {
 		if schemas.DigestOf(m) == schemas.DigestOf(here) {
-			return client.Guarded(w.guard).Paying(w.account), nil
+			client = client.Guarded(w.guard).Paying(w.account)
+			if w.batch != nil {
+				client = client.Batched(w.batch.backlog(client))
+			}
+			return client, nil
 		}
 	}
 	return nil, schemas.Errorf("open endpoint", name, schemas.Conflict,

@@ -41,6 +41,7 @@ type models struct {
 	as     string                   // how the models name themselves, as JSON fields
 	hosted bool                     // others serve them
 	usage  func(question) llm.Usage // of an answer
+	batch  *provider                // takes batches; nil takes none
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -130,6 +131,10 @@ func newModels(t testing.TB) *models {
 
 // answer answers, and returns what that took.
 func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok bool) {
+	if m.batch != nil && !strings.HasSuffix(r.URL.Path, "/chat/completions") {
+		m.batch.ServeHTTP(w, r)
+		return u, false
+	}
 	var q question
 	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -207,7 +212,7 @@ func (m *models) calls() map[string]int {
 func (m *models) endpoint(name string) llm.Endpoint {
 	return llm.Endpoint{
 		Name: name, Model: name, BaseURL: m.URL + "/v1", Provider: "test", Revision: "1", Simulated: !m.hosted,
-		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2,
+		MaxInFlight: 4, InputUSD: 1, OutputUSD: 2, BatchDiscount: 0.5, BatchPoll: schemas.Duration(time.Millisecond),
 	}
 }
 
@@ -237,9 +242,9 @@ type options struct {
 	// endpoints are more models than teacher, judge and grader.
 	endpoints []string
 
-	provider *provider // in place of models
-	mortal   bool      // nothing is there to close its journal
-	flush    time.Duration
+	biller *biller // in place of models
+	mortal bool    // nothing is there to close its journal
+	flush  time.Duration
 }
 
 func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
@@ -247,8 +252,8 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	if o.store == nil {
 		o.store = shard.NewMemory()
 	}
-	if o.provider != nil {
-		o.models = o.provider.models
+	if o.biller != nil {
+		o.models = o.biller.models
 	}
 	if o.models == nil {
 		o.models = newModels(t)
@@ -262,8 +267,8 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	c := config.Config{Endpoints: map[string]llm.Endpoint{}, Trainer: o.trainer, Models: map[string]string{"tiny": baseModel(t)}}
 	for _, name := range append([]string{"teacher", "judge", "grader"}, o.endpoints...) {
 		e := o.models.endpoint(name)
-		if o.provider != nil {
-			e = o.provider.endpoint(name)
+		if o.biller != nil {
+			e = o.biller.endpoint(name)
 		}
 		e.APIKeyEnv = o.keyEnv
 		if o.change != nil {
@@ -282,11 +287,11 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 		}
 	})
 	a := New(c, o.store, journal, o.holder)
-	if o.tries != 0 || o.provider != nil {
+	if o.tries != 0 || o.biller != nil {
 		for name, e := range c.Endpoints {
 			options := llm.Options{Journal: journal, Attempts: o.tries}
-			if o.provider != nil {
-				options.Transport = o.provider
+			if o.biller != nil {
+				options.Transport = o.biller
 			}
 			client, err := llm.NewClient(e, options)
 			if err != nil {

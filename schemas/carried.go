@@ -32,12 +32,16 @@ type Carried struct {
 }
 
 // OpenStage is where an unfinished stage stands: every task before Next is done,
-// but those in Failed.
+// but those in Failed and Pending.
 type OpenStage struct {
 	Stage  Stage        `json:"stage"`
 	Plan   *PlanRef     `json:"plan,omitempty"`
 	Next   int          `json:"next"`
 	Failed []FailedTask `json:"failed,omitempty"`
+	// Pending are the tasks whose batches are under way.
+	Pending []int `json:"pending,omitempty"`
+	// Grants is what those may spend, where there is a budget.
+	Grants map[int]Cost `json:"grants,omitempty"`
 	// Unchecked says that a person has seen a tripwire of this stage and resumed.
 	Unchecked  bool       `json:"unchecked,omitempty"`
 	Ledger     Ledger     `json:"ledger"`

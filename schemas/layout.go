@@ -51,6 +51,10 @@ func SpentStarted(object string) (time.Time, error) {
 	return time.Parse(spentTime, path.Base(path.Dir(object)))
 }
 
+// BatchesObject is where the record of a task's batches lies: what a provider was given and
+// has not answered yet.
+func BatchesObject(task Key) string { return fmt.Sprintf("batches/%s.json", task) }
+
 // JobObject is where a training job's result lies.
 func JobObject(key Key) string { return fmt.Sprintf("jobs/%s.json", key) }
 

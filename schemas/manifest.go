@@ -116,10 +116,32 @@ type TaskResult struct {
 	Ledger     Ledger     `json:"ledger"`
 	Usage      Usage      `json:"usage"`
 	Costs      Costs      `json:"costs,omitempty"`
-	Found      bool       `json:"found"` // its outputs were there already
-	// Unfinished says why there is no outcome yet: the task is to be called again.
+	Found      bool       `json:"found"`           // its outputs were there already
+	Notes      []string   `json:"notes,omitempty"` // for people to know
+	// Unfinished says why the task returned before its end: it is to be called again.
 	Unfinished *Unfinished `json:"unfinished,omitempty"`
-	Notes      []string    `json:"notes,omitempty"` // for people to know
+}
+
+// Unfinished is why a task returned before its end.
+type Unfinished struct {
+	Grant   bool     `json:"grant,omitempty"` // its grant is spent
+	Pending *Pending `json:"pending,omitempty"`
+}
+
+// Pending is that requests wait at a provider, in batches that are under way.
+type Pending struct {
+	After    Duration `json:"after"` // how long to wait before they are looked at again
+	Requests int64    `json:"requests"`
+	Answered int64    `json:"answered"`
+}
+
+// Add adds o's requests. What is looked at first decides how long to wait.
+func (p *Pending) Add(o Pending) {
+	if p.Requests == 0 || o.After < p.After {
+		p.After = o.After
+	}
+	p.Requests += o.Requests
+	p.Answered += o.Answered
 }
 
 // Manifest is the outcome of one stage of one run.

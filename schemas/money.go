@@ -80,8 +80,3 @@ type Spent struct {
 func Payer(run RunID, stage Stage, started time.Time, key Key) string {
 	return string(DigestOf([]any{run, stage, started.UTC(), key})[:16])
 }
-
-// Unfinished says why a task has returned before its end. It is to be called again.
-type Unfinished struct {
-	Grant bool `json:"grant,omitempty"` // its grant is spent
-}

@@ -37,6 +37,7 @@ type RunSpec struct {
 	// Refresh asks models anew in a stage, whatever they have answered before. Its value
 	// names the asking, so that the same run, started again, finds its answers.
 	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (generate\\, classify\\, synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
+	Mode      string           `json:"mode,omitempty" jsonschema:"enum=online,enum=batch,default=online,description=How synthesize and filter ask their models: online\\, or by the provider's Batch API\\, which answers within a day at a lower price"`
 	From      FromSpec         `json:"from,omitzero"`
 	MaxFailed float64          `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
 	Until     Stage            `json:"until,omitempty" jsonschema:"enum=generate,enum=classify,enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
@@ -216,6 +217,17 @@ func (t TripwiresSpec) Past(l Ledger, u Usage) string {
 	return ""
 }
 
+// The modes of a run.
+const (
+	ModeOnline = "online"
+	ModeBatch  = "batch"
+)
+
+// ByBatch reports whether a stage's models are asked by batch.
+func (s RunSpec) ByBatch(stage Stage) bool {
+	return s.Mode == ModeBatch && (stage == StageSynthesize || stage == StageFilter)
+}
+
 // Builtin is the path that names what is embedded in the worker.
 const Builtin = "builtin"
 
@@ -389,6 +401,9 @@ func (s RunSpec) Validate() error {
 		case s.Refresh[stage] == "":
 			v.add("refresh."+string(stage), "is empty; give the asking a name, such as the day's date")
 		}
+	}
+	if !slices.Contains([]string{"", ModeOnline, ModeBatch}, s.Mode) {
+		v.add("mode", "is %q; use %s or %s", s.Mode, ModeOnline, ModeBatch)
 	}
 	s.validateFrom(&v)
 	for _, part := range s.roles() {

@@ -114,6 +114,17 @@ type StageProgress struct {
 	Adopted bool  `json:"adopted,omitempty"` // the run began behind it
 	// Projected is what the open stage will have cost, by what its rows so far did.
 	Projected float64 `json:"projected_usd,omitempty"`
+	// Waiting is how many tasks wait for their batches, and Pending what is in these.
+	Waiting int      `json:"waiting,omitempty"`
+	Pending *Pending `json:"pending,omitempty"`
+}
+
+// WaitsFor says what the stage's tasks wait for; it is empty where none waits.
+func (s StageProgress) WaitsFor() string {
+	if s.Pending == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d tasks wait for batches: %d of %d requests answered", s.Waiting, s.Pending.Answered, s.Pending.Requests)
 }
 
 // Progress is a finished stage as people see it.

@@ -211,6 +211,9 @@ func drawing(v view) (out []string) {
 			line = append(line, c)
 		}
 		out = append(out, strings.Join(append(line, took), "  "))
+		if waits := s.WaitsFor(); waits != "" {
+			out = append(out, "    "+waits)
+		}
 	}
 	switch {
 	case v.Away != "":

@@ -96,6 +96,9 @@ func stageLine(s schemas.StageProgress, took string) string {
 	default:
 		parts = append(parts, fmt.Sprintf("%d/%d tasks", s.Done, s.Tasks), counted(s.Ledger))
 	}
+	if waits := s.WaitsFor(); waits != "" {
+		parts = append(parts, waits)
+	}
 	if c := called(s.Usage); c != "" {
 		parts = append(parts, c)
 	}

@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -51,14 +52,17 @@ func (f *factory) atBudget() bool {
 }
 
 // purse is the account of the stage that begins or goes on.
-func (f *factory) purse(part *schemas.OpenStage) *purse {
+func (f *factory) purse(part *schemas.OpenStage, todo []schemas.FailedTask) *purse {
 	p := newPurse(f.budget(), f.spent().AtMost())
 	// The stage's own: tasks that are done, and those to be called again.
 	p.spent = p.spent.Plus(part.Usage.AtMost())
-	for _, t := range part.Failed {
-		p.spent = p.spent.Plus(t.AtMost())
+	maps.Copy(p.held, part.Grants)
+	for _, t := range slices.Concat(part.Failed, todo) {
+		if _, ok := p.held[t.Index]; !ok {
+			p.spent = p.spent.Plus(t.AtMost())
+		}
 	}
-	if n := int64(part.Next - len(part.Failed)); n > 0 {
+	if n := int64(part.Next - len(part.Failed) - len(part.Pending) - len(todo)); n > 0 {
 		p.done, p.took = n, part.Usage.Cost()
 	}
 	return p
@@ -95,7 +99,7 @@ func (f *factory) broke(ctx workflow.Context, part *schemas.OpenStage) error {
 		question += fmt.Sprintf(", and at most %s more for %d calls to which no answer is known",
 			amount(schemas.Cost{USD: usage.UnansweredUSD, Tokens: usage.UnansweredTokens}, f.budget()), usage.Unanswered)
 	}
-	question += fmt.Sprintf(". Stage %s has done %d of %d tasks", part.Stage, part.Next-len(part.Failed), part.Plan.Tasks)
+	question += fmt.Sprintf(". Stage %s has done %d of %d tasks", part.Stage, part.Next-len(part.Failed)-len(part.Pending), part.Plan.Tasks)
 	if usd := projected(part); usd > 0 {
 		question += fmt.Sprintf("; by its rows so far it takes %s in all", dollars(usd))
 	}

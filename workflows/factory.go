@@ -55,6 +55,8 @@ type factory struct {
 	waiting *schemas.Opening
 	answer  *answer // what was decided at the waiting gate
 	writing int     // decisions being recorded
+	// pending is what tasks have taken that wait for batches.
+	pending map[int]schemas.FailedTask
 }
 
 func newFactory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carried) *factory {
@@ -166,6 +168,9 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.adopt(ctx, &inputs); err != nil {
 		return err
 	}
+	if err := f.checkBatches(ctx); err != nil {
+		return err
+	}
 	if err := f.meet(ctx, inputs); err != nil {
 		return err
 	}
@@ -246,6 +251,9 @@ func (e *endedError) Error() string { return e.state + ": " + e.note }
 
 // ended turns a person's end into a report, and passes other errors on.
 func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, error) {
+	if back := (*rewindError)(nil); !errors.As(err, &back) && !workflow.IsContinueAsNewError(err) {
+		f.cancelBatches(ctx)
+	}
 	end, ok := err.(*endedError)
 	if !ok {
 		return schemas.RunReport{}, err

@@ -39,6 +39,8 @@ type world struct {
 	tasks   int // of a stage; by default 3
 	only    map[schemas.Stage]func(context.Context, activities.TaskRequest) (schemas.TaskResult, error)
 	earlier map[schemas.Stage]schemas.Usage // spent under the run's ID before
+	// pending is what a task waits for in place of doing anything; nil for nothing.
+	pending func(activities.TaskRequest) *schemas.Pending
 	// unreported is why no report can be written.
 	unreported error
 	note       string // of every stage
@@ -54,6 +56,7 @@ func newWorld(t *testing.T) *world {
 		done:                    map[schemas.Stage][]int{},
 		failing:                 func(activities.TaskRequest) error { return nil },
 		planned:                 func(_ schemas.Stage, n int64) int64 { return n },
+		pending:                 func(activities.TaskRequest) *schemas.Pending { return nil },
 		sums:                    map[schemas.Stage]schemas.Ledger{},
 	}
 	w.SetTestTimeout(20 * time.Second)
@@ -97,6 +100,9 @@ func newWorld(t *testing.T) *world {
 			defer w.mu.Unlock()
 			if err := w.failing(r); err != nil {
 				return schemas.TaskResult{}, err
+			}
+			if p := w.pending(r); p != nil {
+				return schemas.TaskResult{Usage: schemas.Usage{Paid: 1}, Unfinished: &schemas.Unfinished{Pending: p}}, nil
 			}
 			w.done[r.Stage] = append(w.done[r.Stage], r.Index)
 			result := w.result

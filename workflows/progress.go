@@ -96,7 +96,11 @@ func details(p schemas.Progress) string {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %d | %.1f |\n", s.Stage, tasks, s.Ledger.Kept, s.Ledger.Rest(), s.Usage.Paid, s.Usage.Cached, s.Seconds)
 	}
-	if n := len(p.Stages); n > 0 && len(p.Stages[n-1].ByCategory) > 0 {
+	n := len(p.Stages)
+	if n > 0 && p.Stages[n-1].Pending != nil {
+		fmt.Fprintf(&b, "\n%s\n", p.Stages[n-1].WaitsFor())
+	}
+	if n > 0 && len(p.Stages[n-1].ByCategory) > 0 {
 		last := p.Stages[n-1]
 		fmt.Fprintf(&b, "\n%s by category\n\n| category | kept | what became of the rest |\n| --- | --- | --- |\n", last.Stage)
 		for _, c := range slices.Sorted(maps.Keys(last.ByCategory)) {

@@ -9,6 +9,7 @@ type purse struct {
 	limit schemas.Cost         // 0 is none, in each unit
 	spent schemas.Cost         // by all but open tasks
 	open  map[int]schemas.Cost // the grants of open tasks
+	held  map[int]schemas.Cost // the grants of tasks whose batches are under way
 	done  int64                // tasks of the stage that have ended
 	took  schemas.Cost         // by those
 	last  map[int]call         // of tasks that returned for their grant
@@ -19,7 +20,7 @@ type purse struct {
 type call struct{ grant, had schemas.Cost }
 
 func newPurse(limit, spent schemas.Cost) *purse {
-	return &purse{limit: limit, spent: spent, open: map[int]schemas.Cost{}, last: map[int]call{}}
+	return &purse{limit: limit, spent: spent, open: map[int]schemas.Cost{}, held: map[int]schemas.Cost{}, last: map[int]call{}}
 }
 
 // left is what is neither spent nor granted.
@@ -28,7 +29,27 @@ func (p *purse) left() schemas.Cost {
 	for _, g := range p.open {
 		left = left.Minus(g)
 	}
+	for _, g := range p.held {
+		left = left.Minus(g)
+	}
 	return left
+}
+
+// hold keeps the grant of a task that has just been settled: its batches are under way, and
+// cost it at most that.
+func (p *purse) hold(index int, grant, had schemas.Cost) {
+	p.spent = p.spent.Minus(had)
+	p.held[index] = grant
+}
+
+// resume opens a task with the grant that was held for it.
+func (p *purse) resume(index int) (*schemas.Cost, bool) {
+	grant, ok := p.held[index]
+	if ok {
+		delete(p.held, index)
+		p.open[index] = grant
+	}
+	return &grant, ok
 }
 
 // grant opens a task that has spent had before. Beside is how many may be opened beside

@@ -41,8 +41,8 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		part.Plan = &plan
 	}
 	progress.Tasks = part.Plan.Tasks
-	progress.Done = part.Next - len(part.Failed)
-	tell(progress, part)
+	progress.Done = part.Next - len(part.Failed) - len(part.Pending)
+	f.tell(progress, part)
 	workflow.SetCurrentDetails(ctx, details(f.progress())) // no event of the history
 
 	if err := f.tasks(ctx, part, progress); err != nil {
@@ -120,19 +120,21 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 				return err
 			}
 		}
-		failure, broke := f.window(ctx, part, progress, without)
+		todo := part.Failed
+		part.Failed = nil
+		failure, broke := f.rounds(ctx, part, progress, todo, without)
 		without = false
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		unfinished := !slices.ContainsFunc(part.Failed, func(t schemas.FailedTask) bool { return !t.Unfinished })
-		if broke && unfinished {
+		unfinished := failedForGood(part) == 0
+		if broke && unfinished && len(part.Pending) == 0 {
 			if err := f.broke(ctx, part); err != nil {
 				return err
 			}
 			continue
 		}
-		if (part.Next < part.Plan.Tasks || len(part.Failed) > 0) && unfinished && f.tripped(part) == "" {
+		if (part.Next < part.Plan.Tasks || len(part.Pending)+len(part.Failed) > 0) && unfinished && f.tripped(part) == "" {
 			// The window closed early because the history is long.
 			if err := f.continueAsNew(ctx); err != nil {
 				return err
@@ -179,14 +181,12 @@ func (f *factory) mayMiss(part *schemas.OpenStage) bool {
 // the budget is spent, or when a whole window has failed or a tripwire is hit (then the
 // rest would most likely fail too), and returns the first failure once all open tasks
 // have ended, and whether the budget is spent.
-func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, without bool) (failure error, broke bool) {
+func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error, broke bool) {
 	var (
 		open  = workflow.NewSemaphore(ctx, int64(f.spec.Window))
 		wg    = workflow.NewWaitGroup(ctx)
-		purse = f.purse(part)
-		todo  = part.Failed
+		purse = f.purse(part, todo)
 	)
-	part.Failed = nil
 	// beside is how many tasks may be opened beside one.
 	beside := func(others int) int { return max(0, min(f.spec.Window-1, others)) }
 	// call runs a task until it has an outcome, or returns it as it stands.
@@ -207,13 +207,21 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				}
 				purse.settle(t.Index, t.AtMost())
 				part.Failed = append(part.Failed, t)
-				tell(progress, part)
+				f.tell(progress, part)
 				if failure == nil || told.Tripwire && !taskFailure(failure).Tripwire {
 					failure = err
 				}
 				return
 			}
 			purse.settle(t.Index, result.Usage.AtMost())
+			if u := result.Unfinished; u != nil && u.Pending != nil {
+				if grant != nil {
+					purse.hold(t.Index, *grant, result.Usage.AtMost())
+				}
+				f.postpone(part, progress, schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs}, grant, *u.Pending)
+				f.tell(progress, part)
+				return
+			}
 			if result.Unfinished != nil {
 				t = schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs, Unfinished: true}
 				again := failure == nil && f.tripped(part) == "" && !f.shouldContinue(ctx)
@@ -224,7 +232,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				}
 				if !again {
 					part.Failed = append(part.Failed, t)
-					tell(progress, part)
+					f.tell(progress, part)
 					return
 				}
 				continue
@@ -242,7 +250,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			} else {
 				purse.end(result.Usage.Cost())
 			}
-			tell(progress, part)
+			f.tell(progress, part)
 			return
 		}
 	}
@@ -255,7 +263,11 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			open.Release(1)
 			return false
 		}
-		grant, ok := f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(others))
+		grant, ok := purse.resume(t.Index)
+		delete(part.Grants, t.Index)
+		if !ok {
+			grant, ok = f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(others))
+		}
 		if !ok {
 			open.Release(1)
 			broke = true
@@ -276,7 +288,8 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			part.Failed = append(part.Failed, t)
 		}
 	}
-	for part.Next < part.Plan.Tasks && !broke && len(part.Failed) < f.spec.Window && !taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
+	for part.Next < part.Plan.Tasks && !broke && failedForGood(part) < f.spec.Window && len(part.Pending) < maxPending &&
+		!taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
 		if !launch(schemas.FailedTask{Index: part.Next}, part.Plan.Tasks-part.Next-1, 0) {
 			break
 		}
@@ -287,13 +300,27 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 }
 
 // tell has the progress show what an open stage has come to.
-func tell(progress *schemas.StageProgress, part *schemas.OpenStage) {
+func (f *factory) tell(progress *schemas.StageProgress, part *schemas.OpenStage) {
 	progress.Ledger, progress.ByCategory = part.Ledger, part.ByCategory
 	progress.Usage, progress.Projected = took(part), projected(part)
 	progress.Costs = maps.Clone(part.Costs)
 	for _, t := range part.Failed {
 		progress.Costs.AddAll(t.Costs)
 	}
+	for _, index := range part.Pending {
+		progress.Usage.Add(f.pending[index].Usage)
+		progress.Costs.AddAll(f.pending[index].Costs)
+	}
+}
+
+// failedForGood is how many tasks failed that more money would not help.
+func failedForGood(part *schemas.OpenStage) (n int) {
+	for _, t := range part.Failed {
+		if !t.Unfinished {
+			n++
+		}
+	}
+	return n
 }
 
 // tripped names the limit that the rows of a stage's tasks are past together, empty where
@@ -303,7 +330,11 @@ func (f *factory) tripped(part *schemas.OpenStage) string {
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
-	return f.spec.Tripwires.Past(part.Ledger, took(part))
+	usage := took(part)
+	if len(part.Pending) > 0 {
+		usage.USD = 0 // what tasks took that have no rows yet tells nothing of what a row costs
+	}
+	return f.spec.Tripwires.Past(part.Ledger, usage)
 }
 
 // tripDigest is what people judge at a tripwire: the stage as it is planned.

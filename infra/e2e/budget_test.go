@@ -22,7 +22,7 @@ func TestABudgetPausesTheRun(t *testing.T) {
 	spec.Filter.Votes, spec.Budget.USD = 2, 0.05
 	run := s.startRun("budget", spec)
 	opening := s.awaitGate("budget", schemas.GateBudget, 2*time.Minute)
-	if spent := s.billed(); spent.USD > 0.05 || spent.USD < 0.04 {
+	if spent := s.bill(); spent.USD > 0.05 || spent.USD < 0.04 {
 		t.Errorf("$%v of 0.05 are spent: %s", spent.USD, opening.Question)
 	}
 	t.Log(opening.Question)

@@ -64,7 +64,7 @@ func TestHosted(t *testing.T) {
 			t.Errorf("stage %s: %s: %v", stage.Stage, stage.Ledger, err)
 		}
 	}
-	billed := bill(t, url, endpoints)
+	billed := billOf(t, url, endpoints)
 	if got := accounted(report); bare(got) != billed {
 		t.Errorf("the run counts %+v, the endpoint %+v", got, billed)
 	}

@@ -16,8 +16,8 @@ var prices = map[string]map[string]any{
 	"sim-judge":   {"input_usd": 0.4, "cached_usd": 0.1, "output_usd": 1.6},
 }
 
-// bill is what an endpoint has counted, at the configured prices.
-func bill(t *testing.T, url string, endpoints map[string]any) (u schemas.Usage) {
+// billOf is what an endpoint has counted, at the configured prices.
+func billOf(t *testing.T, url string, endpoints map[string]any) (u schemas.Usage) {
 	t.Helper()
 	resp, err := http.Get(url + "/ledger")
 	if err != nil {
@@ -64,16 +64,16 @@ func accounted(r schemas.RunReport) schemas.Usage {
 	return u
 }
 
-// billed is what the simulated endpoints have answered.
-func (s *stack) billed() schemas.Usage {
+// bill is what the simulated endpoints have answered.
+func (s *stack) bill() schemas.Usage {
 	s.Helper()
-	return bill(s.T, s.simllm, s.config["endpoints"].(map[string]any))
+	return billOf(s.T, s.simllm, s.config["endpoints"].(map[string]any))
 }
 
 // isExact holds that a run's account is the endpoints' ledger.
 func (s *stack) isExact(u schemas.Usage) {
 	s.Helper()
-	if ledger := s.billed(); bare(u) != ledger || u.Unanswered > 0 {
+	if ledger := s.bill(); bare(u) != ledger || u.Unanswered > 0 {
 		s.Errorf("the ledger has %+v, the run tells %+v", ledger, u)
 	}
 	s.Logf("ledger and account: %d calls, %d prompt tokens (%d cached), %d completion tokens, $%v", u.Paid, u.PromptTokens, u.CachedTokens, u.CompletionTokens, u.USD)
@@ -83,7 +83,7 @@ func (s *stack) isExact(u schemas.Usage) {
 // than that and what it tells to be unaccounted.
 func (s *stack) isBounded(u schemas.Usage) {
 	s.Helper()
-	ledger := s.billed()
+	ledger := s.bill()
 	if ledger.Paid < u.Paid || ledger.Paid > u.Paid+u.Unanswered || ledger.USD < u.USD || ledger.USD > schemas.Dollars(u.USD+u.UnansweredUSD) {
 		s.Errorf("the ledger has %+v, the run tells %+v", ledger, u)
 	}

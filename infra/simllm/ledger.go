@@ -21,6 +21,10 @@ type counts struct {
 	CachedTokens     int64 `json:"cached_tokens"`
 	CompletionTokens int64 `json:"completion_tokens"`
 	InFlight         int64 `json:"in_flight"`
+	// Batched and its tokens are the part of Paid that came by batch, at its price.
+	Batched                 int64 `json:"batched"`
+	BatchedPromptTokens     int64 `json:"batched_prompt_tokens"`
+	BatchedCompletionTokens int64 `json:"batched_completion_tokens"`
 }
 
 // digest is the first half of a body's SHA-256: enough to tell bodies apart,
@@ -94,7 +98,12 @@ func (l *ledger) open(model string, body digest) entry {
 }
 
 // close records its end; a nil usage is an error.
-func (l *ledger) close(e entry, u *usage) {
+func (l *ledger) close(e entry, u *usage) { l.end(e, u, false) }
+
+// closeBatched is close for a request of a batch.
+func (l *ledger) closeBatched(e entry, u *usage) { l.end(e, u, true) }
+
+func (l *ledger) end(e entry, u *usage, batched bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e.epoch != l.epoch {
@@ -116,6 +125,11 @@ func (l *ledger) close(e entry, u *usage) {
 		c.PromptTokens += int64(u.PromptTokens)
 		c.CachedTokens += int64(u.Details.CachedTokens)
 		c.CompletionTokens += int64(u.CompletionTokens)
+		if batched {
+			c.Batched++
+			c.BatchedPromptTokens += int64(u.PromptTokens)
+			c.BatchedCompletionTokens += int64(u.CompletionTokens)
+		}
 	}
 	if u != nil && known && s.paid < 1<<16-1 {
 		s.paid++

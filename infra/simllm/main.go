@@ -52,6 +52,10 @@ func run() error {
 	flag.IntVar(&c.maxInFlight, "max-in-flight", 0, "requests at once over which 429 is answered; 0 is no limit")
 	flag.StringVar(&c.apiKey, "api-key", "", "bearer token to ask for; empty asks for none")
 	flag.StringVar(&c.reasoningField, "reasoning-field", "", "message field of the chain of thought: reasoning or reasoning_content; empty keeps it in <think> tags")
+	flag.DurationVar(&c.batch.delay, "batch-delay", 0, "time from a batch's submission to its end")
+	share(&c.batch.expire, "batch-expire", 0, "of a batch that are not begun before it expires")
+	flag.IntVar(&c.batch.queue, "batch-queue", 0, "requests that may wait in batches at once, over which a batch fails; 0 is no limit")
+	flag.StringVar(&c.batch.state, "state", "", "folder in which files and batches outlive a restart; empty keeps none")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see simllm -help", flag.Arg(0))
@@ -70,6 +74,9 @@ func run() error {
 	requests, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := newServer(c)
+	if err := s.batches.load(); err != nil {
+		return fmt.Errorf("can't read --state: %w", err)
+	}
 	hs := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -96,7 +103,7 @@ func run() error {
 func (c config) check() error {
 	shares := map[string]float64{
 		"rate-429": c.faults.limit, "rate-500": c.faults.fail, "rate-stall": c.faults.stall, "rate-cut": c.faults.cut,
-		"rate-refusal": c.faults.refusal, "rate-garbage": c.faults.garbage, "rate-odd": c.faults.odd,
+		"rate-refusal": c.faults.refusal, "rate-garbage": c.faults.garbage, "rate-odd": c.faults.odd, "batch-expire": c.batch.expire,
 		"flaw-decision": c.flaws.decision, "flaw-citation": c.flaws.citation, "flaw-think": c.flaws.think, "flaw-lecture": c.flaws.lecture,
 	}
 	for name, v := range shares {
@@ -107,6 +114,8 @@ func (c config) check() error {
 	switch {
 	case c.latency < 0 || c.jitter < 0:
 		return errors.New("--latency and --latency-jitter must not be negative")
+	case c.batch.delay < 0 || c.batch.queue < 0:
+		return errors.New("--batch-delay and --batch-queue must not be negative")
 	case c.rpm < 0 || c.tpm < 0 || c.maxInFlight < 0:
 		return errors.New("--rpm, --tpm and --max-in-flight must not be negative")
 	}

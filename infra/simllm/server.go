@@ -49,6 +49,7 @@ type config struct {
 	// reasoningField moves the teacher's chain of thought out of the content
 	// into the message's field of this name; empty leaves it in <think> tags.
 	reasoningField string
+	batch          batchConfig
 }
 
 type server struct {
@@ -56,6 +57,7 @@ type server struct {
 	ledger   *ledger
 	prefixes *prefixCache
 	minds    *minds
+	batches  *batches
 	limits   *limits
 	inFlight atomic.Int64
 }
@@ -63,6 +65,7 @@ type server struct {
 func newServer(c config) *server {
 	s := &server{config: c, prefixes: newPrefixCache(), minds: newMinds(), limits: newLimits(c.rpm, c.tpm)}
 	s.ledger = newLedger(s.serves)
+	s.batches = newBatches(s, c.batch)
 	return s
 }
 
@@ -86,6 +89,7 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/chat/completions", s.serveChat)
 	mux.HandleFunc("GET /v1/models", s.serveModels)
+	s.batches.routes(mux)
 	mux.HandleFunc("GET /ledger", s.ledger.serveGet)
 	mux.HandleFunc("POST /ledger/reset", s.ledger.serveReset)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
@@ -256,16 +260,9 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	remember()
-	switch drawn {
-	case failFault:
-		(&apiError{status: http.StatusInternalServerError, Type: "server_error", Code: "internal_error", Message: "simulated server error"}).write(w)
+	if e, ok := s.fails(drawn, body); ok {
+		e.write(w)
 		return
-	case refusalFault:
-		if rng(body, 3).IntN(2) == 0 {
-			(&apiError{status: http.StatusBadRequest, Type: "invalid_request_error", Code: "content_filter",
-				Message: "simulated: the provider's content management policy refuses this prompt"}).write(w)
-			return
-		}
 	}
 	res := s.answer(req, body, drawn)
 	if reply, ok := drawn.odd(body, e.nth); ok {
@@ -286,6 +283,18 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 	if err == nil && r.Context().Err() == nil {
 		paid = &res.Usage
 	}
+}
+
+// fails is the error that a fault makes of an answer, if it makes one.
+func (s *server) fails(drawn fault, body digest) (*apiError, bool) {
+	switch {
+	case drawn == failFault:
+		return &apiError{status: http.StatusInternalServerError, Type: "server_error", Code: "internal_error", Message: "simulated server error"}, true
+	case drawn == refusalFault && rng(body, 3).IntN(2) == 0:
+		return &apiError{status: http.StatusBadRequest, Type: "invalid_request_error", Code: "content_filter",
+			Message: "simulated: the provider's content management policy refuses this prompt"}, true
+	}
+	return nil, false
 }
 
 // check returns what a real endpoint would answer 4xx to.

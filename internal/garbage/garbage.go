@@ -285,7 +285,7 @@ func (s *sorting) needed(i item) bool {
 
 // table is the rows in the order in which people think of them.
 func (s *sorting) table() (out []Row) {
-	order := []Kind{Shards, Jobs, Models, Checkpoints, Inputs, Policies, Plans, Runs, Leases, Journal, Served}
+	order := []Kind{Shards, Jobs, Models, Checkpoints, Inputs, Policies, Plans, Runs, Batches, Leases, Journal, Served}
 	for r := range maps.Values(s.rows) {
 		out = append(out, *r)
 	}

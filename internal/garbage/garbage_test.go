@@ -151,6 +151,18 @@ func TestYoungJob(t *testing.T) {
 	wantKeys(t, "garbage", nil, w.garbage(options()))
 }
 
+// The record of a task's batches is needed while its run is under way.
+func TestBatches(t *testing.T) {
+	w := newWorld(t)
+	w.run("open")
+	w.run("ended")
+	of := func(name string) string { return w.put(schemas.BatchesObject(schemas.DigestOf(name)), "{}") }
+	of("open")
+	ended, nobody := of("ended"), of("nobody")
+	w.Age("", month)
+	wantKeys(t, "garbage", []string{ended, nobody}, w.garbage(options("open")))
+}
+
 func TestLeases(t *testing.T) {
 	w := newWorld(t)
 	for _, key := range []schemas.Key{"old", "held"} {

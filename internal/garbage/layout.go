@@ -24,12 +24,13 @@ const (
 	Shards      Kind = "shards"
 	Inputs      Kind = "inputs"
 	Policies    Kind = "policies"
+	Batches     Kind = "batches" // what tasks have under way at providers
 	Leases      Kind = "leases"
 	Journal     Kind = "journal"
 	Served      Kind = "served" // what has answered under a model's identity
 )
 
-var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Leases, Journal, Served}
+var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Batches, Leases, Journal, Served}
 
 // place is what a key says of its object.
 type place struct {
@@ -56,7 +57,7 @@ func locate(key string) (p place, ok bool) {
 		if ok = n == 3 && strings.HasSuffix(key, ".json"); ok {
 			p.run = parts[1]
 		}
-	case Jobs:
+	case Jobs, Batches:
 		ok = n == 2 && isDigest(parts[1], ".json")
 	case Shards:
 		if ok = n == 3 && slices.Contains(schemas.Stages, schemas.Stage(parts[1])) && isDigest(parts[2], ".parquet"); ok {

@@ -269,7 +269,7 @@ func (r *roots) openPlan(key string, p schemas.Plan) error {
 			case schemas.OutputGenerated, schemas.OutputLabels, schemas.OutputMatches, schemas.OutputChecks,
 				schemas.OutputPrompts, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
 				schemas.OutputRLPrompts, schemas.OutputRollouts, schemas.OutputGrades:
-				err = r.add(key, Shards, shard.Object(p.Stage, o.Key))
+				err = errors.Join(r.add(key, Shards, shard.Object(p.Stage, o.Key)), r.add(key, Batches, schemas.BatchesObject(o.Key)))
 			default:
 				err = fmt.Errorf("a task has an output of unknown kind %q", o.Kind)
 			}

@@ -52,7 +52,8 @@ type Client struct {
 	prefixes *prefixes
 	last     *atomic.Pointer[Served]
 	guard    func() error
-	payer    Payer // nil: nobody keeps account
+	payer    Payer    // nil: nobody keeps account
+	backlog  *Backlog // in batch mode: what is to be sent
 }
 
 // NewClient makes a client for e. It sends nothing.
@@ -158,10 +159,13 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
 	}
-	bill := q.bill(meta.Key, body)
+	bill := q.bill(meta.Key, body, false)
 	if c.offline {
 		c.missing(ctx, bill)
 		return Answer{}, meta, errMissing
+	}
+	if c.backlog != nil {
+		return Answer{}, meta, c.backlog.postpone(ctx, c, q, body, bill.Key)
 	}
 	if c.endpoint.cachesPrefixes() {
 		read, err := c.prefixes.enter(ctx, q.messages[0])

@@ -25,6 +25,7 @@ const (
 const (
 	defaultTimeout     = 2 * time.Minute
 	defaultMaxInFlight = 8
+	defaultBatchPoll   = time.Minute
 )
 
 // Endpoint describes one model behind an OpenAI-compatible API. In JSON and YAML
@@ -64,6 +65,12 @@ type Endpoint struct {
 	InputUSD  float64 `json:"input_usd,omitempty"`
 	CachedUSD float64 `json:"cached_usd,omitempty"`
 	OutputUSD float64 `json:"output_usd,omitempty"`
+	// BatchDiscount is the share of the price that an answer by batch costs less: 0.5
+	// where it is half price.
+	BatchDiscount float64 `json:"batch_discount,omitempty"`
+	// BatchPoll is how long to wait before a batch is looked at again, in the beginning;
+	// up to ten times that later. It defaults to a minute.
+	BatchPoll schemas.Duration `json:"batch_poll,omitempty"`
 
 	CoT      CoT    `json:"cot,omitempty"`       // how a teacher is to show its chain of thought
 	JSONMode string `json:"json_mode,omitempty"` // defaults to JSONSchema
@@ -93,6 +100,12 @@ func (e Endpoint) AnswerWithin() time.Duration {
 }
 
 func (e Endpoint) timeout() time.Duration { return cmp.Or(e.Timeout, defaultTimeout) }
+
+// PollEvery is how long to wait before a batch of an age is looked at again.
+func (e Endpoint) PollEvery(age time.Duration) time.Duration {
+	first := cmp.Or(time.Duration(e.BatchPoll), defaultBatchPoll)
+	return min(max(first, age/10), 10*first)
+}
 
 // Sent is what e's configuration adds to every request or takes from it. It is part
 // of what answers follow from, as the identity is.
@@ -158,6 +171,12 @@ func (e Endpoint) Check() error {
 		if !(p.price >= 0) {
 			return fail(p.field, "%v is no price", p.price)
 		}
+	}
+	if !(e.BatchDiscount >= 0 && e.BatchDiscount <= 1) {
+		return fail("batch_discount", "%v is no share; half price is 0.5", e.BatchDiscount)
+	}
+	if e.BatchPoll < 0 {
+		return fail("batch_poll", "%s is negative", time.Duration(e.BatchPoll))
 	}
 	if e.APIKeyHeader != "" && (e.APIKeyEnv == "" || !headerName.MatchString(e.APIKeyHeader)) {
 		return fail("api_key_header", "%q can't carry the key that api_key_env names", e.APIKeyHeader)

@@ -177,11 +177,11 @@ func TestCountAndPrice(t *testing.T) {
 	e.InputUSD, e.CachedUSD, e.OutputUSD = 2, 1, 10
 	a := Answer{Usage: Usage{PromptTokens: 1000, CachedTokens: 400, CompletionTokens: 100}, Seconds: 2}
 	const want = (600*2 + 400*1 + 100*10) / 1e6
-	if got := e.Price(a.Usage); math.Abs(got-want) > 1e-12 {
+	if got := e.price(a); math.Abs(got-want) > 1e-12 {
 		t.Errorf("price %v, want %v", got, want)
 	}
 	e.CachedUSD = 0
-	if got := e.Price(a.Usage); math.Abs(got-0.003) > 1e-12 {
+	if got := e.price(a); math.Abs(got-0.003) > 1e-12 {
 		t.Errorf("price without a price for cached tokens: %v", got)
 	}
 	var sum schemas.Usage

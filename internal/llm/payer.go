@@ -22,6 +22,10 @@ type Payer interface {
 	// Found tells of an answer from the journal: what it took, and whether this payer
 	// has paid for it, now or before.
 	Found(ctx context.Context, bill Bill, took schemas.Usage, own bool)
+	// Postpone is called before a request is put into a batch. It fails where it may not.
+	Postpone(context.Context, Bill) error
+	// Received tells of an answer that a batch has brought.
+	Received(ctx context.Context, took schemas.Usage)
 	// Missing tells of a request that an offline client would have sent.
 	Missing(context.Context, Bill)
 }
@@ -47,8 +51,8 @@ func (c *Client) Paying(p Payer) *Client {
 // unlimited is how many tokens an answer is taken to have at most where the request sets no limit.
 const unlimited = 1 << 17
 
-// bill is q's, whose body is given.
-func (q question) bill(key schemas.Key, body net.Buffers) Bill {
+// bill is q's, whose body is given, online or by batch.
+func (q question) bill(key schemas.Key, body net.Buffers, batch bool) Bill {
 	b := Bill{Key: key, Endpoint: q.endpoint, Limit: int64(q.limit)}
 	for _, part := range body {
 		b.Bytes += int64(len(part))
@@ -63,7 +67,7 @@ func (q question) bill(key schemas.Key, body net.Buffers) Bill {
 	e.InputUSD = max(e.InputUSD, e.CachedUSD) // some charge more for what enters their cache
 	e.CachedUSD = 0
 	b.Most = schemas.Cost{
-		USD:    e.Price(Usage{PromptTokens: b.Bytes, CompletionTokens: b.Limit}),
+		USD:    e.price(Answer{Usage: Usage{PromptTokens: b.Bytes, CompletionTokens: b.Limit}, Batch: batch}),
 		Tokens: b.Bytes + b.Limit,
 	}
 	return b
@@ -86,7 +90,7 @@ func (c *Client) pay(ctx context.Context, bill Bill, send func() (Answer, error)
 			return Answer{}, err
 		}
 		answer, err := send()
-		answer.USD = c.endpoint.Price(answer.Usage)
+		answer.USD = c.endpoint.price(answer)
 		return answer, err
 	}
 	if err := c.payer.Send(ctx, bill); err != nil {
@@ -106,7 +110,7 @@ func (c *Client) pay(ctx context.Context, bill Bill, send func() (Answer, error)
 		}
 		return answer, err
 	}
-	answer.USD, answer.Payer = c.endpoint.Price(answer.Usage), c.payer.Token()
+	answer.USD, answer.Payer = c.endpoint.price(answer), c.payer.Token()
 	took = answer.took()
 	if answer.Usage == (Usage{}) && !answer.Refusal && !answer.TooLong() {
 		// It doesn't say what it took.
@@ -114,6 +118,9 @@ func (c *Client) pay(ctx context.Context, bill Bill, send func() (Answer, error)
 	}
 	return answer, nil
 }
+
+// Price is what tokens cost at e, online or by batch.
+func (e Endpoint) Price(u Usage, batch bool) float64 { return e.price(Answer{Usage: u, Batch: batch}) }
 
 // unknown is what a request may have taken that was sent and got no answer.
 func unknown(b Bill) schemas.Usage {
@@ -123,6 +130,15 @@ func unknown(b Bill) schemas.Usage {
 func (c *Client) found(ctx context.Context, key schemas.Key, q question, a Answer) {
 	if c.payer != nil {
 		c.payer.Found(ctx, Bill{Key: key, Endpoint: q.endpoint, Limit: int64(q.limit)}, a.took(), a.Payer != "" && a.Payer == c.payer.Token())
+	}
+}
+
+// received marks an answer that a batch has brought, and has the payer count it.
+func (c *Client) received(ctx context.Context, a *Answer) {
+	a.USD = c.endpoint.price(*a)
+	if c.payer != nil {
+		a.Payer = c.payer.Token()
+		c.payer.Received(ctx, a.took())
 	}
 }
 

@@ -31,6 +31,10 @@ func (p *purse) Found(_ context.Context, _ Bill, _ schemas.Usage, own bool) {
 	p.found = append(p.found, own)
 }
 
+func (p *purse) Postpone(_ context.Context, b Bill) error { return p.refuse }
+
+func (p *purse) Received(_ context.Context, u schemas.Usage) { p.settled = append(p.settled, u) }
+
 func (p *purse) Missing(context.Context, Bill) {}
 
 func priced(e *Endpoint, _ *Options) { e.InputUSD, e.CachedUSD, e.OutputUSD = 1, 0.5, 2 }
@@ -67,7 +71,7 @@ func TestABillBoundsWhatARequestTakes(t *testing.T) {
 	}
 	b := p.sent[0]
 	e := c.Endpoint()
-	if b.Limit != 100 || b.Bytes < 60 || b.Most.Tokens != b.Bytes+100 || b.Most.USD != e.Price(Usage{PromptTokens: b.Bytes, CompletionTokens: 100}) {
+	if b.Limit != 100 || b.Bytes < 60 || b.Most.Tokens != b.Bytes+100 || b.Most.USD != e.Price(Usage{PromptTokens: b.Bytes, CompletionTokens: 100}, false) {
 		t.Errorf("the bill is %+v", b)
 	}
 	for _, tt := range []struct {
@@ -83,7 +87,7 @@ func TestABillBoundsWhatARequestTakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := q.bill("", body).Limit; got != tt.limit {
+		if got := q.bill("", body, false).Limit; got != tt.limit {
 			t.Errorf("with %v an answer has %d tokens at most, want %d", tt.extra, got, tt.limit)
 		}
 	}

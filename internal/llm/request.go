@@ -44,6 +44,7 @@ type Answer struct {
 	// Payer is who paid for it, and USD what it cost then. Who finds it pays nothing.
 	Payer string  `json:"payer,omitempty"`
 	USD   float64 `json:"usd,omitempty"`
+	Batch bool    `json:"batch,omitempty"` // it came by batch, at its price
 }
 
 // TooLong reports whether the request exceeds the model's context: nothing was
@@ -111,14 +112,19 @@ func (a Answer) took() schemas.Usage {
 // cachesPrefixes reports whether e is cheaper for what it has read before.
 func (e Endpoint) cachesPrefixes() bool { return e.CachedUSD > 0 && e.CachedUSD < e.InputUSD }
 
-// Price is what u costs at e.
-func (e Endpoint) Price(u Usage) float64 {
+// price is what an answer costs at e.
+func (e Endpoint) price(a Answer) float64 {
+	u := a.Usage
 	cached := e.CachedUSD
 	if cached == 0 {
 		cached = e.InputUSD
 	}
 	hit := min(u.CachedTokens, u.PromptTokens)
-	return schemas.Dollars((float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6)
+	usd := (float64(u.PromptTokens-hit)*e.InputUSD + float64(hit)*cached + float64(u.CompletionTokens)*e.OutputUSD) / 1e6
+	if a.Batch {
+		usd *= 1 - e.BatchDiscount
+	}
+	return schemas.Dollars(usd)
 }
 
 // question is a request as an endpoint is asked it. The messages are encoded once, and
@@ -179,20 +185,23 @@ func (q question) key() schemas.Key {
 
 // limitedKey is the key of an answer that follows from the limit: one that was cut.
 // Key is q's own.
-func (q question) limitedKey(key schemas.Key) schemas.Key {
-	return schemas.DigestOf([]any{key, q.limit})
-}
+func (q question) limitedKey(key schemas.Key) schemas.Key { return limitedKey(key, q.limit) }
+
+func limitedKey(key schemas.Key, limit int) schemas.Key { return schemas.DigestOf([]any{key, limit}) }
 
 // holds reports whether a, an answer under q's key, is what q would be answered.
-func (q question) holds(a Answer) bool {
+func (q question) holds(a Answer) bool { return a.holds(q.limit) }
+
+// holds reports whether a is what the same request with this limit would be answered.
+func (a Answer) holds(limit int) bool {
 	switch {
 	case a.limited():
 		return false
-	case q.limit == 0, a.Limit != 0 && q.limit >= a.Limit:
+	case limit == 0, a.Limit != 0 && limit >= a.Limit:
 		return true
 	}
 	// A model counts its end among the tokens or not.
-	return a.Usage.CompletionTokens > 0 && int64(q.limit) > a.Usage.CompletionTokens
+	return a.Usage.CompletionTokens > 0 && int64(limit) > a.Usage.CompletionTokens
 }
 
 // body is what is sent, in parts.

@@ -44,6 +44,6 @@ func (c *Client) Probe(ctx context.Context, r Request) (Served, error) {
 	}
 	apart := *c
 	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
-	answer, err := apart.persist(ctx, body, q.bill("", body))
+	answer, err := apart.persist(ctx, body, q.bill("", body, false))
 	return Served{answer.Model, answer.Fingerprint}, err
 }

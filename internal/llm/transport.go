@@ -1,13 +1,13 @@
 package llm
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -21,13 +21,19 @@ const (
 // all that is sent (temperature 0, fields of other servers) nor keep all that
 // comes back (headers of an error, fields and types of other servers).
 type exchange struct {
-	body net.Buffers
+	body net.Buffers // nil where go-openai's is sent
+
+	// The following are for calls of another API than that of chat completions.
+	other       bool   // it is one: go-openai reads the reply, too
+	contentType string // of body; JSON where it is empty
+	file        bool   // a success's reply is left to who reads it
+	thing       bool   // it is about a thing: a 404 says that this isn't there
 
 	// alarm ends a request whose reply is streamed when nothing of it came for silence.
 	alarm   *time.Timer
 	silence time.Duration
 
-	status int // 0 until a reply was read
+	status int // 0 until a reply was read, or begins to be
 	header http.Header
 	reply  []byte
 	over   bool // the reply is larger than what was read
@@ -51,18 +57,21 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s %s carries no exchange", req.Method, req.URL.Path)
 	}
-	if req.Body != nil {
-		req.Body.Close() // a RoundTripper closes the body it was given
-	}
-	out := req.Clone(req.Context())
-	out.GetBody = func() (io.ReadCloser, error) {
-		unread := slices.Clone(x.body) // to read consumes it
-		return io.NopCloser(&unread), nil
-	}
-	out.Body, _ = out.GetBody()
-	out.ContentLength = 0
-	for _, part := range x.body {
-		out.ContentLength += int64(len(part))
+	out := req
+	if x.body != nil {
+		if req.Body != nil {
+			req.Body.Close() // a RoundTripper closes the body it was given
+		}
+		out = req.Clone(req.Context())
+		out.GetBody = func() (io.ReadCloser, error) {
+			unread := slices.Clone(x.body) // to read consumes it
+			return io.NopCloser(&unread), nil
+		}
+		out.Body, _ = out.GetBody()
+		out.ContentLength = int64(size(x.body))
+		if x.contentType != "" {
+			out.Header.Set("Content-Type", x.contentType)
+		}
 	}
 	if t.header != "" {
 		out.Header.Set(t.header, t.key)
@@ -74,11 +83,19 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.file && resp.StatusCode >= 200 && resp.StatusCode <= 299 {
+		x.status, x.header = resp.StatusCode, resp.Header
+		return resp, nil
+	}
 	defer resp.Body.Close()
 	if err := x.read(resp); err != nil {
 		return nil, fmt.Errorf("read reply: %w", err)
 	}
-	resp.Body = io.NopCloser(strings.NewReader("{}")) // the client reads x
+	read := []byte("{}") // the client reads x
+	if x.other {
+		read = x.reply
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(read))
 	return resp, nil
 }
 
