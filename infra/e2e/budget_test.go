@@ -28,7 +28,7 @@ func TestABudgetPausesTheRun(t *testing.T) {
 	t.Log(opening.Question)
 	cmd := exec.Command(s.bin("starter"), "set-budget", "budget", "--usd", "10", "--by", "e2e", "--opening", opening.ID)
 	cmd.Env = s.env
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "recorded: set-budget at gate budget") {
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "recorded: set-budget $10.00 at gate budget") {
 		t.Fatalf("%v: %s", err, out)
 	}
 	report := s.report(run, 2*time.Minute)
