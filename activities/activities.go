@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"precept/internal/config"
+	"precept/internal/fleet"
 	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/shard"
@@ -29,6 +30,7 @@ type Activities struct {
 
 	mu       sync.Mutex
 	clients  map[string]*llm.Client
+	members  []*fleet.Member // of those whose limits are shared
 	plans    map[schemas.Digest]*schemas.Plan
 	policies map[schemas.Digest]*policy.Policy
 	bases    map[string]schemas.ModelRef // weights that are known already
@@ -68,12 +70,21 @@ func (a *Activities) client(name string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := llm.NewClient(e, llm.Options{Journal: a.journal, Offline: a.offline})
+	c, member, err := fleet.Client(a.store, a.holder, e, llm.Options{Journal: a.journal, Offline: a.offline})
 	if err != nil {
 		return nil, err
 	}
+	a.members = append(a.members, member)
 	a.clients[name] = c
 	return c, nil
+}
+
+// Close gives the worker's shares of the endpoints' limits back; where there are limits,
+// nothing is sent after it. It is no method, since those are activities.
+func Close(a *Activities) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fleet.Close(a.members...)
 }
 
 // policyOf returns a stored policy.
@@ -117,6 +128,9 @@ func fail(err error, details ...any) error {
 	var app *temporal.ApplicationError
 	if errors.As(err, &app) {
 		return err
+	}
+	if llm.IsAccount(err) && len(details) == 0 {
+		details = []any{schemas.TaskFailure{Account: true, Endpoint: llm.AskedBy(err)}}
 	}
 	kind := schemas.KindOf(err)
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{

@@ -197,9 +197,4 @@ func keptPrompts(ctx context.Context, store shard.Store, ref schemas.ShardRef) (
 }
 
 // inFlight is how many requests a task keeps going: what the endpoint bears.
-func inFlight(c *llm.Client) int {
-	if n := c.Endpoint().MaxInFlight; n > 0 {
-		return n
-	}
-	return 8
-}
+func inFlight(c *llm.Client) int { return c.Endpoint().InFlight() }

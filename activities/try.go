@@ -44,6 +44,7 @@ type TriedSample struct {
 // they would ask, so that the run finds the answers in the journal.
 func Try(ctx context.Context, c config.Config, store shard.Store, journal *shard.Journal, req TryRequest) (trials []Trial, usage schemas.Usage, err error) {
 	a := New(c, store, journal, "try")
+	defer Close(a)
 	pol, err := a.readPolicy(ctx, req.Spec.Policy.Source)
 	if err != nil {
 		return nil, usage, err

@@ -11,7 +11,9 @@ import (
 // The layout of the store. Every key ends in a file name.
 
 // RunKey is a run's ID as it stands in keys.
-func RunKey(run RunID) string { return strings.ReplaceAll(url.PathEscape(string(run)), ".", "%2E") }
+func RunKey(run RunID) string { return escape(string(run)) }
+
+func escape(name string) string { return strings.ReplaceAll(url.PathEscape(name), ".", "%2E") }
 
 // PlanObject is where a stage's plan lies.
 func PlanObject(run RunID, stage Stage) string {
@@ -70,4 +72,12 @@ func ModelPrefix(d Digest) string { return "models/" + string(d) }
 // CheckpointPrefix is the folder of a training job's checkpoint.
 func CheckpointPrefix(job Key, step int) string {
 	return fmt.Sprintf("checkpoints/%s/%08d", job, step)
+}
+
+// LimitPrefix begins the keys of the leases on an endpoint's limits.
+func LimitPrefix(endpoint string) string { return fmt.Sprintf("limits/%s/", escape(endpoint)) }
+
+// LimitObject is where a worker's lease on an endpoint's limits lies.
+func LimitObject(endpoint, worker string) string {
+	return LimitPrefix(endpoint) + escape(worker) + ".json"
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"precept/internal/config"
+	"precept/internal/fleet"
 	"precept/internal/llm"
 	"precept/internal/shard"
 	"precept/schemas"
@@ -20,6 +21,8 @@ type desk struct {
 	store   shard.Store
 	journal *shard.Journal
 	clients map[string]*llm.Client
+	name    string          // of this process
+	members []*fleet.Member // of those whose limits are shared
 }
 
 func (a *app) desk(ctx context.Context) (*desk, error) {
@@ -35,12 +38,17 @@ func (a *app) desk(ctx context.Context) (*desk, error) {
 	if err != nil {
 		host = "starter"
 	}
-	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: fmt.Sprintf("%s-%d", host, os.Getpid()), CompactEvery: -1})
-	return &desk{config: c, store: store, journal: journal, clients: map[string]*llm.Client{}}, nil
+	name := fmt.Sprintf("%s-%d", host, os.Getpid())
+	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: name, CompactEvery: -1})
+	return &desk{config: c, store: store, journal: journal, clients: map[string]*llm.Client{}, name: name}, nil
 }
 
-// close writes what is not yet in the journal, even where the command was interrupted.
-func (d *desk) close(ctx context.Context) error { return d.journal.Close(context.WithoutCancel(ctx)) }
+// close gives back what it had of the endpoints' limits, and writes what is not yet in the
+// journal, even where the command was interrupted.
+func (d *desk) close(ctx context.Context) error {
+	fleet.Close(d.members...)
+	return d.journal.Close(context.WithoutCancel(ctx))
+}
 
 func (d *desk) client(name string) (*llm.Client, error) {
 	if c, ok := d.clients[name]; ok {
@@ -51,11 +59,12 @@ func (d *desk) client(name string) (*llm.Client, error) {
 		return nil, schemas.Errorf("find endpoint", name, schemas.InvalidInput,
 			"the configuration has no such endpoint; it has %v", d.config.EndpointNames())
 	}
-	c, err := llm.NewClient(e, llm.Options{Journal: d.journal})
-	if err == nil {
-		d.clients[name] = c
+	c, member, err := fleet.Client(d.store, d.name, e, llm.Options{Journal: d.journal})
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	d.clients[name], d.members = c, append(d.members, member)
+	return c, nil
 }
 
 // simulated names the endpoints asked that are simulations.

@@ -115,6 +115,7 @@ func run(configPath string, queues []string, tasks int) error {
 		stopped.Go(w.Stop)
 	}
 	stopped.Wait()
+	activities.Close(acts)
 	return journal.Close(context.Background())
 }
 

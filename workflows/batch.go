@@ -21,11 +21,11 @@ import (
 const maxPending = 1000
 
 // rounds runs tasks until none waits for batches any more. It ends early when the history
-// is long, when what has failed so far is for people to see, and when a tripwire is hit.
+// is long, when what has failed so far is for people to see, when a tripwire is hit or an account is refused.
 // Tasks whose grant is spent are called again with what others have returned.
 func (f *factory) rounds(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error, broke bool) {
 	failure, broke = f.window(ctx, part, progress, todo, without)
-	for len(part.Pending) > 0 && failedForGood(part) < f.spec.Window && !taskFailure(failure).Tripwire &&
+	for len(part.Pending) > 0 && failedForGood(part) < f.spec.Window && !endsWindow(taskFailure(failure)) &&
 		f.tripped(part) == "" && ctx.Err() == nil && !f.shouldContinue(ctx) {
 		ready, err := f.poll(ctx, part, progress)
 		if err != nil {
@@ -46,7 +46,7 @@ func (f *factory) rounds(ctx workflow.Context, part *schemas.OpenStage, progress
 		}
 		part.Failed = slices.DeleteFunc(part.Failed, func(t schemas.FailedTask) bool { return t.Unfinished })
 		next, short := f.window(ctx, part, progress, ready, false)
-		if broke = short; failure == nil || taskFailure(next).Tripwire {
+		if broke = short; failure == nil || outweighs(taskFailure(next), taskFailure(failure)) {
 			failure = next
 		}
 	}

@@ -119,7 +119,7 @@ func newWorld(t *testing.T) *world {
 		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage, Note: w.note}, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
-		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Notes: r.Notes}, w.unreported
+		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Probed: r.Probed, Notes: r.Notes}, w.unreported
 	})
 	return w
 }

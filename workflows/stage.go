@@ -178,8 +178,8 @@ func (f *factory) mayMiss(part *schemas.OpenStage) bool {
 
 // window runs the tasks that failed, without the rows that did where it may, and then those
 // from part.Next on. It stops opening tasks when the history should be continued, when
-// the budget is spent, or when a whole window has failed or a tripwire is hit (then the
-// rest would most likely fail too), and returns the first failure once all open tasks
+// the budget is spent, or when a whole window has failed, a tripwire is hit or an account is
+// refused (then the rest would most likely fail too), and returns the first failure once all open tasks
 // have ended, and whether the budget is spent.
 func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error, broke bool) {
 	var (
@@ -208,7 +208,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				purse.settle(t.Index, t.AtMost())
 				part.Failed = append(part.Failed, t)
 				f.tell(progress, part)
-				if failure == nil || told.Tripwire && !taskFailure(failure).Tripwire {
+				if failure == nil || outweighs(told, taskFailure(failure)) {
 					failure = err
 				}
 				return
@@ -259,7 +259,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			failure = err
 			return false
 		}
-		if f.tripped(part) != "" {
+		if f.tripped(part) != "" || taskFailure(failure).Account {
 			open.Release(1)
 			return false
 		}
@@ -289,7 +289,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 		}
 	}
 	for part.Next < part.Plan.Tasks && !broke && failedForGood(part) < f.spec.Window && len(part.Pending) < maxPending &&
-		!taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
+		!endsWindow(taskFailure(failure)) && !f.shouldContinue(ctx) {
 		if !launch(schemas.FailedTask{Index: part.Next}, part.Plan.Tasks-part.Next-1, 0) {
 			break
 		}
@@ -321,6 +321,14 @@ func failedForGood(part *schemas.OpenStage) (n int) {
 		}
 	}
 	return n
+}
+
+// endsWindow reports whether a task's failure concerns the others too.
+func endsWindow(f schemas.TaskFailure) bool { return f.Tripwire || f.Account }
+
+// outweighs reports whether people are to be told f rather than other.
+func outweighs(f, other schemas.TaskFailure) bool {
+	return f.Account && !other.Account || f.Tripwire && !endsWindow(other)
 }
 
 // tripped names the limit that the rows of a stage's tasks are past together, empty where

@@ -59,6 +59,7 @@ type server struct {
 	minds    *minds
 	batches  *batches
 	limits   *limits
+	seconds  seconds
 	inFlight atomic.Int64
 }
 
@@ -91,6 +92,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/models", s.serveModels)
 	s.batches.routes(mux)
 	mux.HandleFunc("GET /ledger", s.ledger.serveGet)
+	mux.HandleFunc("GET /ledger/seconds", s.seconds.serveGet)
 	mux.HandleFunc("POST /ledger/reset", s.ledger.serveReset)
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"status": "ok", "simulated": true})
@@ -240,6 +242,7 @@ func (s *server) serveChat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	what, wait := s.limits.take(len(raw) / charsPerToken)
+	s.seconds.count(time.Now(), wait > 0)
 	s.limits.tell(w.Header())
 	if wait > 0 {
 		tooMany("rate_limit_exceeded", what+" per minute are used up", wait).write(w)

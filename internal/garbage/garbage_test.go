@@ -174,7 +174,11 @@ func TestLeases(t *testing.T) {
 	}
 	old := "leases/" + string(schemas.DigestOf("old")) + ".json"
 	w.Age(old, month)
-	wantKeys(t, "garbage", []string{old}, w.garbage(options()))
+	dead := schemas.LimitObject("teacher", "dead.host-1")
+	w.put(dead, "{}")
+	w.Age(dead, month)
+	w.put(schemas.LimitObject("teacher", "host-2"), "{}")
+	wantKeys(t, "garbage", []string{old, dead}, w.garbage(options()))
 }
 
 func TestForeign(t *testing.T) {
@@ -185,7 +189,7 @@ func TestForeign(t *testing.T) {
 		"shards/prompts/" + digest + ".json", "jobs/x.json", "jobs/" + digest + "/x.json", "models/x/model.safetensors", "models/" + digest[:8] + "/index.json",
 		"checkpoints/" + digest + "/last/x", "inputs/" + digest, "policies/x/style.md", "plans/x", "runs/x", "leases/x/y.json",
 		"journal/0/x.jsonl.zst", "journal/x/20260301T120000.000000000Z-w-00.jsonl.zst", "journal/0/20260301T120000.000000000Z-w-00.jsonl",
-		"journal/0/20260301T120000.000000000Z-w/00.jsonl.zst", "limits/x.json",
+		"journal/0/20260301T120000.000000000Z-w/00.jsonl.zst", "limits/x.json", "limits/teacher/x",
 	} {
 		w.put(key, "x")
 	}

@@ -26,11 +26,12 @@ const (
 	Policies    Kind = "policies"
 	Batches     Kind = "batches" // what tasks have under way at providers
 	Leases      Kind = "leases"
+	Limits      Kind = "limits" // leases on what endpoints allow
 	Journal     Kind = "journal"
 	Served      Kind = "served" // what has answered under a model's identity
 )
 
-var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Batches, Leases, Journal, Served}
+var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Batches, Leases, Limits, Journal, Served}
 
 // place is what a key says of its object.
 type place struct {
@@ -75,6 +76,8 @@ func locate(key string) (p place, ok bool) {
 		p.folder = strings.Join(parts[:min(n, 3)], "/")
 	case Leases:
 		ok = n == 2 && (isDigest(parts[1], ".json") || parts[1] == lease+".json")
+	case Limits:
+		ok = n == 3 && strings.HasSuffix(key, ".json")
 	case Served:
 		ok = n == 2 && isDigest(parts[1], ".json")
 	case Journal:

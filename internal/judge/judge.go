@@ -27,7 +27,7 @@ type Asker interface {
 }
 
 const (
-	// DefaultMaxTokens is how long a reply may be where nothing else is said.
+	// DefaultMaxTokens bounds a reply where Options don't.
 	DefaultMaxTokens = 1024
 	// Temperature lets votes differ; their seeds do too.
 	Temperature = 0.7

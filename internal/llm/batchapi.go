@@ -61,7 +61,7 @@ func (c *Client) Upload(ctx context.Context, p Part) (file string, err error) {
 	x := exchange{body: body, contentType: contentType}
 	err = c.call(ctx, x, passing, func(ctx context.Context) error {
 		// The transport sends the lines in place of this file's.
-		f, err := c.api.CreateFileBytes(ctx, openai.FileBytesRequest{Name: fileName, Purpose: openai.PurposeBatch})
+		f, err := c.api().CreateFileBytes(ctx, openai.FileBytesRequest{Name: fileName, Purpose: openai.PurposeBatch})
 		file = f.ID
 		return err
 	})
@@ -105,7 +105,7 @@ func (c *Client) Submit(ctx context.Context, file string, metadata map[string]st
 		r.Metadata[name] = value
 	}
 	err = c.call(ctx, exchange{}, throttled, func(ctx context.Context) error {
-		got, err := c.api.CreateBatch(ctx, r)
+		got, err := c.api().CreateBatch(ctx, r)
 		b = c.batch(got.Batch)
 		return err
 	})
@@ -118,7 +118,7 @@ func (c *Client) Submit(ctx context.Context, file string, metadata map[string]st
 // Batch looks a batch up.
 func (c *Client) Batch(ctx context.Context, id string) (b Batch, err error) {
 	err = c.call(ctx, exchange{thing: true}, passing, func(ctx context.Context) error {
-		got, err := c.api.RetrieveBatch(ctx, id)
+		got, err := c.api().RetrieveBatch(ctx, id)
 		b = c.batch(got.Batch)
 		return err
 	})
@@ -129,7 +129,7 @@ func (c *Client) Batch(ctx context.Context, id string) (b Batch, err error) {
 // is paid for, and can be fetched. One that has ended stays as it is.
 func (c *Client) CancelBatch(ctx context.Context, id string) error {
 	err := c.call(ctx, exchange{thing: true}, passing, func(ctx context.Context) error {
-		_, err := c.api.CancelBatch(ctx, id)
+		_, err := c.api().CancelBatch(ctx, id)
 		return err
 	})
 	if err == nil {
@@ -155,7 +155,7 @@ func (c *Client) RecentBatches(ctx context.Context, since time.Time) (recent []B
 	for range maxPages {
 		var page openai.ListBatchResponse
 		err := c.call(ctx, exchange{}, passing, func(ctx context.Context) (err error) {
-			page, err = c.api.ListBatch(ctx, after, &limit)
+			page, err = c.api().ListBatch(ctx, after, &limit)
 			return err
 		})
 		if err != nil {
@@ -180,7 +180,7 @@ func (c *Client) RecentBatches(ctx context.Context, since time.Time) (recent []B
 func (c *Client) CheckBatches(ctx context.Context) error {
 	limit := 1
 	return c.call(ctx, exchange{}, passing, func(ctx context.Context) error {
-		_, err := c.api.ListBatch(ctx, nil, &limit)
+		_, err := c.api().ListBatch(ctx, nil, &limit)
 		return err
 	})
 }
@@ -244,13 +244,17 @@ func (c *Client) call(ctx context.Context, x exchange, again func(error) bool, d
 	}
 }
 
+// api is where batches lie: the first base URL.
+func (c *Client) api() *openai.Client { return c.pace.replicas[0].api }
+
 func (c *Client) callOnce(ctx context.Context, x exchange, do func(context.Context) error) (err error) {
-	entered, err := c.pace.enter(ctx)
-	if err != nil {
-		return c.unavailable(err, "waiting to send: %v", err)
+	t := &turn{seen: c.seen}
+	if err := c.enter(ctx, t); err != nil {
+		return err
 	}
 	sent := false
-	defer func() { c.pace.leave(entered, err, sent) }()
+	// How long a file takes tells nothing of how long an answer does.
+	defer func() { c.pace.leave(t, outcome{sent: sent, aborted: err == nil || ctx.Err() != nil, err: err}) }()
 	if err := c.guard(); err != nil {
 		return err
 	}
@@ -299,7 +303,7 @@ func (c *Client) noBatches(text string) error {
 // content reads a file of the provider's.
 func (c *Client) content(ctx context.Context, file string, read func(io.Reader) error) error {
 	return c.call(ctx, exchange{file: true, thing: true}, passing, func(ctx context.Context) error {
-		content, err := c.api.GetFileContent(ctx, file)
+		content, err := c.api().GetFileContent(ctx, file)
 		if err != nil {
 			return err
 		}

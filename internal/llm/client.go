@@ -1,12 +1,12 @@
 package llm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -24,14 +24,27 @@ const (
 	defaultAttempts = 4
 	firstBackoff    = 500 * time.Millisecond
 	maxBackoff      = 30 * time.Second
+	defaultPatience = time.Minute
+
+	// refusalsPerAttempt is how many refusals as too much for the moment use up an attempt.
+	refusalsPerAttempt = 4
 )
 
 // Options are the parts of a Client. Only Journal is needed.
 type Options struct {
-	Journal  Journal
-	Attempts int // of one request; defaults to 4
+	Journal Journal
+	// Attempts are how often one request is sent; defaults to 4. That the endpoint refuses it
+	// as too much for the moment counts for a quarter.
+	Attempts int
 	// Offline makes a client that answers from the journal alone, and sends nothing.
 	Offline bool
+
+	// Share is the part of the endpoint's requests and tokens a minute that this process
+	// may use now; nil is all.
+	Share func() float64
+	// Patience is how long a request waits for an endpoint that is out, and has failed
+	// many in a row; defaults to a minute.
+	Patience time.Duration
 
 	// Transport sends the HTTP requests. Defaults to a pool of connections of
 	// the client's own.
@@ -43,7 +56,6 @@ type Options struct {
 type Client struct {
 	endpoint Endpoint
 	hide     func(string) string // takes the key out of a text; a function, since it is never printed
-	api      *openai.Client
 	journal  Journal
 	attempts int
 	offline  bool
@@ -54,6 +66,7 @@ type Client struct {
 	guard    func() error
 	payer    Payer    // nil: nobody keeps account
 	backlog  *Backlog // in batch mode: what is to be sent
+	seen     int      // refusals of the account before this client was guarded
 }
 
 // NewClient makes a client for e. It sends nothing.
@@ -82,16 +95,12 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 		}
 	}
 	c.hide = newSecret(key).hide
-	inFlight := e.MaxInFlight
-	if inFlight == 0 {
-		inFlight = defaultMaxInFlight
-	}
-	c.pace = newPace(inFlight, e.RPM)
+	c.pace = newPace(e, o.Share, cmp.Or(o.Patience, defaultPatience))
 	base := o.Transport
 	if base == nil {
 		pool := http.DefaultTransport.(*http.Transport).Clone()
 		// All connections stay open: answers come in waves.
-		pool.MaxIdleConns, pool.MaxIdleConnsPerHost = 0, inFlight
+		pool.MaxIdleConns, pool.MaxIdleConnsPerHost = 0, e.atOnce()
 		pool.MaxResponseHeaderBytes = 1 << 20
 		base = pool
 	}
@@ -101,22 +110,25 @@ func NewClient(e Endpoint, o Options) (*Client, error) {
 		config = openai.DefaultConfig("")
 		sends.header, sends.key = e.APIKeyHeader, key
 	}
-	config.BaseURL = e.BaseURL
 	config.HTTPClient = &http.Client{
 		Transport: sends,
 		// A redirect is a wrong base_url, and may carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.api = openai.NewClientWithConfig(config)
+	for _, r := range c.pace.replicas {
+		config.BaseURL = r.url
+		r.api = openai.NewClientWithConfig(config)
+	}
 	return c, nil
 }
 
 // Guarded returns a client that calls guard before each request it sends, and
 // sends nothing when guard fails. It shares c's pace, journal, requests in flight
-// and connections.
+// and connections. Where the account is refused, it may try it once more.
 func (c *Client) Guarded(guard func() error) *Client {
 	g := *c
 	g.guard = guard
+	g.seen = c.pace.refusals()
 	return &g
 }
 
@@ -225,15 +237,35 @@ func (c *Client) check(r Request) error {
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
 func (c *Client) persist(ctx context.Context, body net.Buffers, bill Bill) (Answer, error) {
-	for attempt := 1; ; attempt++ {
-		answer, err := c.turn(ctx, body, bill)
-		if err == nil || !passing(err) || attempt == c.attempts || ctx.Err() != nil {
+	t := &turn{prefix: prefixOf(body), seen: c.seen}
+	for _, part := range body {
+		t.bytes += len(part)
+	}
+	left := refusalsPerAttempt * (c.attempts - 1)
+	for failures := 1; ; failures++ {
+		if err := c.enter(ctx, t); err != nil {
+			return Answer{}, err
+		}
+		answer, err := c.turn(ctx, t, body, bill)
+		if t.again = throttled(err); t.again {
+			left--
+			failures--
+		} else {
+			left -= refusalsPerAttempt
+		}
+		if err == nil || !passing(err) || left < 0 || ctx.Err() != nil {
 			return answer, err
 		}
-		pause := max(backoff(attempt), RetryAfter(err))
+		pause := RetryAfter(err)
+		if !t.again {
+			pause = max(pause, backoff(failures))
+		}
 		deadline, bounded := ctx.Deadline()
 		if pause > maxPause || bounded && time.Until(deadline) < pause {
 			return answer, err
+		}
+		if t.again {
+			continue // the pace holds it back
 		}
 		select {
 		case <-time.After(pause):
@@ -241,6 +273,15 @@ func (c *Client) persist(ctx context.Context, body net.Buffers, bill Bill) (Answ
 			return answer, err
 		}
 	}
+}
+
+// enter waits for t's turn.
+func (c *Client) enter(ctx context.Context, t *turn) error {
+	err := c.pace.enter(ctx, t, c.guard)
+	if out := (*outage)(nil); errors.As(err, &out) || err != nil && err == ctx.Err() {
+		return c.unavailable(err, "waiting to send: %v", err)
+	}
+	return err
 }
 
 // passing reports whether err came from the endpoint and may pass.
@@ -251,45 +292,37 @@ func passing(err error) bool {
 
 func throttled(err error) bool { return schemas.KindOf(err) == schemas.RateLimited }
 
-// backoff doubles with every attempt, with jitter, so that workers part.
-func backoff(attempt int) time.Duration {
-	full := min(firstBackoff<<min(attempt-1, 10), maxBackoff)
-	return full/2 + rand.N(full/2)
-}
-
-// turn waits for its turn and sends body once.
-func (c *Client) turn(ctx context.Context, body net.Buffers, bill Bill) (answer Answer, err error) {
-	entered, err := c.pace.enter(ctx)
-	if err != nil {
-		return Answer{}, c.unavailable(err, "waiting to send: %v", err)
-	}
+// turn sends body once, as t allows.
+func (c *Client) turn(ctx context.Context, t *turn, body net.Buffers, bill Bill) (answer Answer, err error) {
+	x := &exchange{body: body}
 	sent := false
-	defer func() { c.pace.leave(entered, err, sent) }()
+	defer func() {
+		c.pace.leave(t, outcome{sent, ctx.Err() != nil, err, answer.Usage, answer.Seconds, x.header})
+	}()
 	if err := c.journal.Ready(ctx); err != nil {
 		return Answer{}, err
 	}
 	return c.pay(ctx, bill, func() (Answer, error) {
 		sent = true
-		return c.send(ctx, body)
+		return c.send(ctx, t.replica.api, x)
 	})
 }
 
-func (c *Client) send(ctx context.Context, body net.Buffers) (Answer, error) {
+func (c *Client) send(ctx context.Context, api *openai.Client, x *exchange) (Answer, error) {
 	within := c.endpoint.AnswerWithin()
 	attempt, end := context.WithTimeoutCause(ctx, within, fmt.Errorf("no reply within %s", within))
 	defer end()
 	attempt, cancel := context.WithCancelCause(attempt)
 	defer cancel(nil)
-	x := &exchange{body: body}
 	if c.endpoint.Stream {
-		x.body, x.silence = c.endpoint.streamed(body), c.endpoint.timeout()
+		x.body, x.silence = c.endpoint.streamed(x.body), c.endpoint.timeout()
 		x.alarm = time.AfterFunc(x.silence, func() { cancel(fmt.Errorf("no reply, or no more of it, within %s", x.silence)) })
 		defer x.alarm.Stop()
 	}
 	start := time.Now()
-	// The transport sends body; an empty request passes go-openai's checks of
+	// The transport sends the body; an empty request passes go-openai's checks of
 	// model names whatever the model is.
-	_, err := c.api.CreateChatCompletion(x.into(attempt), openai.ChatCompletionRequest{})
+	_, err := api.CreateChatCompletion(x.into(attempt), openai.ChatCompletionRequest{})
 	if x.status == 0 {
 		return Answer{}, c.sendError(ctx, attempt, err)
 	}

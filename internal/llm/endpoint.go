@@ -31,9 +31,12 @@ const (
 // Endpoint describes one model behind an OpenAI-compatible API. In JSON and YAML
 // its names are in snake case, and its timeout is a string such as "90s".
 type Endpoint struct {
-	Name    string `json:"name"`
-	BaseURL string `json:"base_url"` // up to and without /chat/completions
-	Model   string `json:"model"`    // the name that the API knows it by
+	Name string `json:"name"`
+	// BaseURL is up to and without /chat/completions. BaseURLs stands in its place where
+	// several servers serve the same model.
+	BaseURL  string   `json:"base_url,omitempty"`
+	BaseURLs []string `json:"base_urls,omitempty"`
+	Model    string   `json:"model"` // the name that the API knows it by
 
 	// Provider and Revision make the model's identity together with Model.
 	// Whoever changes what is served under the same name changes Revision.
@@ -52,8 +55,13 @@ type Endpoint struct {
 	// Simulated says that no language model answers.
 	Simulated bool `json:"simulated,omitempty"`
 
-	MaxInFlight int `json:"max_in_flight,omitempty"` // defaults to 8
-	RPM         int `json:"rpm,omitempty"`           // requests a minute; 0 is no limit
+	// MaxInFlight, of each base URL, defaults to 8. Less are sent while the endpoint
+	// refuses or only queues them.
+	MaxInFlight int `json:"max_in_flight,omitempty"`
+	// RPM and TPM are requests and tokens a minute, of all base URLs. Without them what the
+	// endpoint's x-ratelimit headers tell holds, and with them whichever is less.
+	RPM int `json:"rpm,omitempty"`
+	TPM int `json:"tpm,omitempty"`
 	// Timeout bounds one request or, where Stream is set, the time in which nothing
 	// of its reply comes. It defaults to two minutes.
 	Timeout time.Duration `json:"timeout,omitempty"`
@@ -88,6 +96,19 @@ func (e Endpoint) Identity() schemas.ModelIdentity {
 		return schemas.ModelIdentity(e.Weights)
 	}
 	return schemas.ModelIdentity(fmt.Sprintf("%s/%s@%s", e.Provider, e.Model, e.Revision))
+}
+
+// InFlight is how many requests may be in flight to e, over all its base URLs.
+func (e Endpoint) InFlight() int { return e.atOnce() * max(1, len(e.urls())) }
+
+// atOnce is how many requests may be in flight to each base URL.
+func (e Endpoint) atOnce() int { return cmp.Or(e.MaxInFlight, defaultMaxInFlight) }
+
+func (e Endpoint) urls() []string {
+	if e.BaseURL != "" {
+		return []string{e.BaseURL}
+	}
+	return e.BaseURLs
 }
 
 // AnswerWithin is how long one request may take. A stream that never falls silent may
@@ -140,14 +161,20 @@ func (e Endpoint) Check() error {
 	if e.Name == "" {
 		return fail("name", "it is empty")
 	}
-	u, err := url.Parse(e.BaseURL)
-	switch {
-	case err != nil:
-		return fail("base_url", "it is not a URL")
-	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return fail("base_url", `it must begin with http:// or https://, such as "http://127.0.0.1:8000/v1"`)
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return fail("base_url", "it can hold neither user, query nor fragment; put the key into the variable that api_key_env names")
+	field := "base_url"
+	if len(e.BaseURLs) > 0 {
+		field = "base_urls"
+	}
+	if (e.BaseURL == "") == (len(e.BaseURLs) == 0) {
+		return fail(field, "give either base_url or base_urls")
+	}
+	for i, text := range e.urls() {
+		if err := checkURL(text); err != nil {
+			return fail(field, "%w", err)
+		}
+		if slices.Contains(e.urls()[:i], text) {
+			return fail(field, "%s stands there twice", text)
+		}
 	}
 	if e.Model == "" {
 		return fail("model", "it is empty")
@@ -160,6 +187,9 @@ func (e Endpoint) Check() error {
 	}
 	if e.RPM < 0 {
 		return fail("rpm", "%d is negative", e.RPM)
+	}
+	if e.TPM < 0 {
+		return fail("tpm", "%d is negative", e.TPM)
 	}
 	if e.Timeout < 0 {
 		return fail("timeout", "%s is negative", e.Timeout)
@@ -203,6 +233,19 @@ func (e Endpoint) Check() error {
 
 // headerName is the name of a header that nothing else uses.
 var headerName = regexp.MustCompile(`(?i)^(authorization|[a-z0-9-]*(key|token|auth|secret)[a-z0-9-]*)$`)
+
+func checkURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return errors.New("it is not a URL") // the error would show a password
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return errors.New(`it must begin with http:// or https://, such as "http://127.0.0.1:8000/v1"`)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return errors.New("it can hold neither user, query nor fragment; put the key into the variable that api_key_env names")
+	}
+	return nil
+}
 
 // wire is Endpoint in JSON: the outer Timeout hides the inner one.
 type wire struct {

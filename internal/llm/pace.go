@@ -3,120 +3,258 @@ package llm
 import (
 	"container/list"
 	"context"
-	"math"
+	"fmt"
+	"net/http"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // maxPause bounds how long one reply can hold back a whole endpoint.
 const maxPause = time.Minute
 
-// pace holds back requests to one endpoint: at most so many at once, a number
-// that halves when the endpoint says that it is too much and grows by one for
-// every round of successes; none while the endpoint asked to be left alone; at
-// most so many a minute.
+// pace decides when a request is sent, and to which replica. Requests wait in the
+// order in which they came until the account is open, the allowance of the minute holds
+// another one, and a replica has room.
 type pace struct {
-	rpm *rate.Limiter // nil without a limit
+	patience time.Duration // how long a request waits for an endpoint that is out
 
-	mu       sync.Mutex
-	waiting  list.List // of chan struct{}, closed when its turn has come
-	max      int
-	limit    int
-	inFlight int
-	good     int       // successes since limit last moved
-	cut      time.Time // when limit was last halved
-	resume   time.Time // nothing is sent before it
-	alarm    time.Time // when turns are given next without anybody leaving
+	mu        sync.Mutex
+	account   account
+	allowance allowance
+	replicas  []*replica
+	queued    int         // turns that wait
+	turns     int64       // so far
+	alarm     *time.Timer // gives turns when time alone has made room
+	wakes     time.Time   // when the alarm rings; zero while it doesn't
 }
 
-func newPace(maxInFlight, rpm int) *pace {
-	p := &pace{max: maxInFlight, limit: maxInFlight}
-	if rpm > 0 {
-		perSecond := float64(rpm) / 60
-		p.rpm = rate.NewLimiter(rate.Limit(perSecond), int(max(1, math.Floor(perSecond))))
+// turn is a request's place in a queue, then its leave to be sent once.
+type turn struct {
+	prefix uint32 // of the text that it begins with
+	bytes  int
+	seen   int  // refusals of the account that its client knew of when it was made
+	again  bool // it was refused for being too much, and goes to the front
+
+	order   int64 // by age
+	since   time.Time
+	place   *list.Element
+	granted chan struct{} // closed when it may be sent, or never will be
+	err     error         // why it never will be
+
+	replica   *replica // where it waits; then, where it goes
+	failed    *replica // that failed it last
+	sent      time.Time
+	atOnce    int     // requests in flight to the replica, with this one
+	perSecond float64 // the rate that it was sent at
+	paced     bool    // that rate held it back, or would have held the next one
+	early     bool    // one of the first requests to the replica
+	charge    charge  // what it takes of the allowance
+}
+
+// outcome is what became of a turn.
+type outcome struct {
+	sent    bool
+	aborted bool // by the caller: nothing is known of the endpoint
+	err     error
+	usage   Usage
+	seconds float64
+	header  http.Header
+}
+
+// outage is that a request waited as long as it may for an endpoint that is out.
+type outage struct {
+	since time.Time
+	last  error
+}
+
+func (o *outage) Error() string {
+	return fmt.Sprintf("out since %s; the last trial: %v", o.since.UTC().Format(time.TimeOnly), o.last)
+}
+
+func (o *outage) Unwrap() error { return o.last }
+
+func newPace(e Endpoint, share func() float64, patience time.Duration) *pace {
+	p := &pace{patience: patience, allowance: newAllowance(e, share, time.Now())}
+	for _, url := range e.urls() {
+		p.replicas = append(p.replicas, newReplica(url, e.atOnce(), &p.queued, time.Now()))
 	}
+	p.alarm = time.AfterFunc(time.Hour, p.ring)
+	p.alarm.Stop()
 	return p
 }
 
-// enter waits for its turn. Whoever entered must leave.
-func (p *pace) enter(ctx context.Context) (entered time.Time, err error) {
+// enter waits for t's turn, and asks now and then whether it still should. Whoever
+// entered must leave.
+func (p *pace) enter(ctx context.Context, t *turn, guard func() error) error {
 	if err := ctx.Err(); err != nil {
-		return time.Time{}, err
+		return err
 	}
-	turn := make(chan struct{})
+	t.granted, t.err = make(chan struct{}), nil
 	p.mu.Lock()
-	place := p.waiting.PushBack(turn)
-	p.grant()
+	if err := p.account.closedTo(t); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	now := time.Now()
+	if !t.again {
+		p.turns++
+		t.order = p.turns
+	}
+	t.since = now
+	p.home(t).push(t, now)
+	p.grant(now)
 	p.mu.Unlock()
 	select {
-	case <-turn:
-	case <-ctx.Done():
-		p.mu.Lock()
+	case <-t.granted:
+		return t.err
+	default:
+	}
+	doubt := time.NewTicker(time.Second)
+	defer doubt.Stop()
+	for {
 		select {
-		case <-turn: // at the same moment
-			p.inFlight--
-			p.grant()
-		default:
-			p.waiting.Remove(place)
-		}
-		p.mu.Unlock()
-		return time.Time{}, ctx.Err()
-	}
-	if p.rpm != nil {
-		if err := p.rpm.Wait(ctx); err != nil {
-			p.leave(time.Time{}, nil, false)
-			return time.Time{}, err
-		}
-	}
-	return time.Now(), nil
-}
-
-// grant gives turns to those who wait, in the order in which they came.
-func (p *pace) grant() {
-	for p.waiting.Len() > 0 && p.inFlight < p.limit {
-		if pause := time.Until(p.resume); pause > 0 {
-			if p.alarm != p.resume {
-				p.alarm = p.resume
-				time.AfterFunc(pause, func() {
-					p.mu.Lock()
-					defer p.mu.Unlock()
-					p.grant()
-				})
+		case <-t.granted:
+			return t.err
+		case <-ctx.Done():
+			return p.withdraw(t, ctx.Err())
+		case <-doubt.C:
+			if err := guard(); err != nil {
+				return p.withdraw(t, err)
 			}
-			return
 		}
-		p.inFlight++
-		close(p.waiting.Remove(p.waiting.Front()).(chan struct{}))
 	}
 }
 
-// leave gives the turn back. err is how the request ended; sent tells whether it
-// was sent at all.
-func (p *pace) leave(entered time.Time, err error, sent bool) {
+// withdraw takes t out of its queue because of err, or gives back the turn that came at
+// the same moment.
+func (p *pace) withdraw(t *turn, err error) error {
+	p.mu.Lock()
+	if t.place != nil {
+		t.replica.remove(t)
+		p.mu.Unlock()
+		return err
+	}
+	p.mu.Unlock()
+	if t.err == nil {
+		p.leave(t, outcome{})
+	}
+	return err
+}
+
+// leave gives t back. What became of it says how to go on.
+func (p *pace) leave(t *turn, o outcome) {
+	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.inFlight--
-	if after := RetryAfter(err); after > 0 {
-		if at := time.Now().Add(min(after, maxPause)); at.After(p.resume) {
-			p.resume = at
+	p.allowance.settle(t, o, now)
+	if p.account.settle(t, o) {
+		p.dismiss(p.account.refusal)
+	}
+	if t.replica.settle(t, o, now) {
+		p.rehome(t.replica, now)
+	}
+	p.grant(now)
+}
+
+// ring is what the alarm does.
+func (p *pace) ring() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wakes = time.Time{}
+	p.grant(time.Now())
+}
+
+// grant gives turns, the longest waiting first, for as long as there is room, and sets
+// the alarm for when there may be more.
+func (p *pace) grant(now time.Time) {
+	p.loseHope(now)
+	var wait time.Duration
+	for {
+		t, r := p.next(now)
+		if t == nil {
+			break
+		}
+		if wait = p.allowance.wait(t, now); wait > 0 {
+			break
+		}
+		t.replica.remove(t)
+		r.take(t, now)
+		p.allowance.take(t)
+		p.account.take(t)
+		close(t.granted)
+	}
+	p.allowance.wanted.holds(wait > 0, now)
+	if wait == 0 {
+		wait = p.change(now)
+	}
+	if wait == 0 {
+		return
+	}
+	if at := now.Add(wait); p.wakes.IsZero() || at.Before(p.wakes) {
+		p.wakes = at
+		p.alarm.Reset(wait)
+	}
+}
+
+// next is the longest waiting turn that a replica has room for.
+func (p *pace) next(now time.Time) (first *turn, where *replica) {
+	if !p.account.admits() {
+		return nil, nil
+	}
+	for _, r := range p.replicas {
+		t := r.head()
+		if t == nil || first != nil && first.order < t.order {
+			continue
+		}
+		if to := p.destination(t, now); to != nil {
+			first, where = t, to
 		}
 	}
-	switch {
-	case !sent:
-	case throttled(err):
-		// Requests that were in flight at the last cut say nothing new.
-		if entered.After(p.cut) {
-			p.limit = max(1, p.limit/2)
-			p.cut = time.Now()
-			p.good = 0
-		}
-	case err == nil:
-		if p.good++; p.good >= p.limit && p.limit < p.max {
-			p.limit++
-			p.good = 0
+	return first, where
+}
+
+// change is how long it is until time alone may make room; 0 is never.
+func (p *pace) change(now time.Time) (wait time.Duration) {
+	if p.queued == 0 {
+		return 0
+	}
+	for _, r := range p.replicas {
+		if w := r.change(now); w > 0 && (wait == 0 || w < wait) {
+			wait = w
 		}
 	}
-	p.grant()
+	return wait
+}
+
+// loseHope ends the turns that have waited too long while every replica is out.
+func (p *pace) loseHope(now time.Time) {
+	since := p.replicas[0].breaker.since
+	for _, r := range p.replicas {
+		if !r.breaker.open {
+			return
+		}
+		if r.breaker.since.After(since) {
+			since = r.breaker.since
+		}
+	}
+	for _, r := range p.replicas {
+		for t := r.head(); t != nil; t = r.head() {
+			if now.Sub(t.since) < p.patience || now.Sub(since) < p.patience {
+				break
+			}
+			r.end(t, &outage{since, r.breaker.last})
+		}
+	}
+}
+
+// dismiss ends all turns that wait because of the account, except those that came to
+// try it.
+func (p *pace) dismiss(refusal error) {
+	for _, r := range p.replicas {
+		for _, t := range r.all() {
+			if p.account.closedTo(t) != nil {
+				r.end(t, refusal)
+			}
+		}
+	}
 }

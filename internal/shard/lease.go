@@ -258,16 +258,15 @@ func (l *Lease) Check() error {
 		return l.lost
 	}
 	// A fifth is left for what the caller does next.
-	if age := elapsed(l.renewed); age >= l.options.TTL/5*4 {
+	if age := Elapsed(l.renewed, time.Now()); age >= l.options.TTL/5*4 {
 		return schemas.Errorf("check lease", leaseObject(l.key), schemas.Conflict, "not renewed for %v", age.Round(time.Millisecond))
 	}
 	return nil
 }
 
-// elapsed is the time since t by the clock that shows more: the monotonic one
+// Elapsed is the time from t to now by the clock that shows more: the monotonic one
 // stands still while a machine sleeps, the other one may be set back.
-func elapsed(t time.Time) time.Duration {
-	now := time.Now()
+func Elapsed(t, now time.Time) time.Duration {
 	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
 }
 

@@ -124,24 +124,32 @@ func conditions(t *testing.T, s shard.Store) {
 }
 
 func oneOfMany(t *testing.T, s shard.Store) {
-	var wg sync.WaitGroup
-	var written, refused atomic.Int32
-	for i := range 16 {
-		wg.Go(func() {
-			_, err := s.Put(t.Context(), "race/a.json", fmt.Append(nil, i), shard.PutOptions{IfNoneMatch: true})
-			switch schemas.KindOf(err) {
-			case "":
-				written.Add(1)
-			case schemas.Conflict:
-				refused.Add(1)
-			default:
-				t.Error(err)
-			}
-		})
+	race := func(what string, opts shard.PutOptions) (winner string) {
+		var wg sync.WaitGroup
+		var written, refused atomic.Int32
+		for i := range 16 {
+			wg.Go(func() {
+				info, err := s.Put(t.Context(), "race/a.json", fmt.Append(nil, what, i), opts)
+				switch schemas.KindOf(err) {
+				case "":
+					written.Add(1)
+					winner = info.ETag
+				case schemas.Conflict:
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if written.Load() != 1 || refused.Load() != 15 {
+			t.Fatalf("%s: %d written and %d refused, want 1 and 15", what, written.Load(), refused.Load())
+		}
+		return winner
 	}
-	wg.Wait()
-	if written.Load() != 1 || refused.Load() != 15 {
-		t.Errorf("%d written and %d refused, want 1 and 15", written.Load(), refused.Load())
+	etag := race("created", shard.PutOptions{IfNoneMatch: true})
+	for i := range 5 { // with other bytes each time, since ETags may follow from them
+		etag = race(fmt.Sprintf("overwritten %d ", i), shard.PutOptions{IfMatch: etag})
 	}
 }
 
