@@ -127,6 +127,9 @@ func fail(err error, details ...any) error {
 	if errors.As(err, &app) {
 		return err
 	}
+	if llm.IsAccount(err) && len(details) == 0 {
+		details = []any{schemas.TaskFailure{Account: true, Endpoint: llm.AskedBy(err)}}
+	}
 	kind := schemas.KindOf(err)
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{
 		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err) || errors.As(err, new(*givenUpError)),

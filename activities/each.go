@@ -75,8 +75,10 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 		if first == nil || !schemas.KindOf(first).Retryable() && schemas.KindOf(err).Retryable() {
 			first = err // one that trying again may mend stands for all
 		}
-		if tripped := w.trip.fail(err); tripped != nil && !stopsAll(err) {
-			err = tripped
+		if !stopsAll(err) { // else it is no row's failure
+			if tripped := w.trip.fail(err); tripped != nil {
+				err = tripped
+			}
 		}
 		if !llm.IsRequest(err) {
 			other = cmp.Or(other, err)

@@ -113,6 +113,9 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 type role struct {
 	field, name string
 	endpoint    llm.Endpoint
+	routes      schemas.Role
+	shows       shows
+	judges      judge.Role  // where it shows a vote
 	asks        llm.Request // how it is asked
 	err         error       // it is not configured
 }
@@ -123,22 +126,24 @@ func (r role) hosted() bool { return r.err == nil && !r.endpoint.Simulated && r.
 // usedEndpoints lists the endpoints that the run asks.
 func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 	for _, r := range []struct {
-		stage schemas.Stage
-		field string
-		role  schemas.Role
-		asks  llm.Request
+		stage  schemas.Stage
+		field  string
+		routes schemas.Role
+		shows  shows
+		judges judge.Role
+		asks   llm.Request
 	}{
-		{schemas.StageGenerate, "prompts.generate.teacher", spec.Prompts.Generate.Teacher, llm.Request{Temperature: generateTemperature(spec), MaxTokens: spec.Prompts.Generate.MaxTokens}},
-		{schemas.StageClassify, "prompts.classify.judge", spec.Prompts.Classify.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Prompts.Classify.MaxTokens}},
-		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
-		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
-		{schemas.StageRL, "rl.judge", spec.RL.Judge, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
-		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageGenerate, "prompts.generate.teacher", spec.Prompts.Generate.Teacher, showsWord, "", llm.Request{Temperature: generateTemperature(spec), MaxTokens: spec.Prompts.Generate.MaxTokens}},
+		{schemas.StageClassify, "prompts.classify.judge", spec.Prompts.Classify.Judge, showsLabel, "", llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Prompts.Classify.MaxTokens}},
+		{schemas.StageSynthesize, "synthesize.teacher", spec.Synthesize.Teacher, showsCoT, "", llm.Request{Temperature: *spec.Synthesize.Temperature, MaxTokens: spec.Synthesize.MaxTokens}},
+		{schemas.StageFilter, "filter.judge", spec.Filter.Judge, showsVote, judge.RoleFilter, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageRL, "rl.judge", spec.RL.Judge, showsVote, judge.RoleReward, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
+		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, showsVote, judge.RoleGrade, llm.Request{Temperature: judge.Temperature, MaxTokens: judge.DefaultMaxTokens}},
 	} {
 		if spec.Passes(r.stage) {
-			for _, name := range r.role.Endpoints() {
+			for _, name := range r.routes.Endpoints() {
 				e, err := a.endpoint(name)
-				used = append(used, role{r.field, name, e, r.asks, err})
+				used = append(used, role{r.field, name, e, r.routes, r.shows, r.judges, r.asks, err})
 			}
 		}
 	}

@@ -286,6 +286,74 @@ func TestRL(t *testing.T) {
 	}
 }
 
+// TestRLWaitsWhileTheJudgesAccountIsRefused: the refusal gives no reward, the job leaves a
+// checkpoint of its last finished step, and goes on from there.
+func TestRLWaitsWhileTheJudgesAccountIsRefused(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As the trainer does, it ends with a checkpoint when it is told to.
+	c := python(t, fmt.Sprintf(`
+trap "" TERM
+item() { echo "{\"prompt_id\":\"p\",\"category\":\"violence\",\"intent\":\"benign\",\"prompt\":[{\"role\":\"user\",\"content\":\"Ask.\"}],\"completion\":\"<think>a</think> $1\"}"; }
+ask() { echo "{\"step\":$1,\"items\":[$(item "One $1."),$(item "Two $1."),$(item "Three $1.")]}" | %s=$(field url) %q >> "$here/rewards" 2>&1; }
+echo '{"event":"start","total_steps":2}'
+at=0
+case "$(field resume_from)" in *-1) at=1;; esac
+while [ $at -lt 2 ]; do
+	if ! ask $at; then
+		save $at
+		echo "{\"event\":\"interrupted\",\"step\":$at}"
+		exit 3
+	fi
+	at=$((at+1))
+	step $at
+done
+finish`, postEnv, self))
+	models := newModels(t)
+	spec := imported(t, fivePrompts()...)
+	spec.SFT.Skip = true
+	spec.RL = schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: 2, PromptsPerStep: 1, Generations: 3}
+	w := newWorld(t, spec, options{models: models, trainer: c}).stages(dataStages...)
+	models.take()
+	models.says(func(q question) *reply {
+		if q.has("Two 1.") {
+			return &reply{status: 429, code: "insufficient_quota", text: "You exceeded your current quota"}
+		}
+		return nil
+	})
+	plan := w.plans(schemas.StageRL)
+	_, err = w.does(schemas.StageRL, plan, 0)
+	f := failure(t, err)
+	var told schemas.TaskFailure
+	if err := f.Details(&told); err != nil || !told.Account || told.Endpoint != "judge" || told.Rows != 0 {
+		t.Errorf("the failure tells %+v, %v", told, err)
+	}
+	if !f.NonRetryable() || !strings.Contains(f.Message(), "You exceeded your current quota") {
+		t.Errorf("got %v, want the refusal, never retried", err)
+	}
+	if got := beside(t, c, "rewards"); !strings.Contains(got, "[1,1,1]") || strings.Contains(got, "null") || !strings.Contains(got, "HTTP 410") {
+		t.Errorf("the trainer was told %q", got)
+	}
+	models.says(nil)
+	models.take()
+	w.stage(schemas.StageRL)
+	if got := attempts(t, c); got != 2 {
+		t.Errorf("%d attempts", got)
+	}
+	wantLedger := schemas.Ledger{Planned: 6, Kept: 6}
+	if d := cmp.Diff(wantLedger, w.sums[4].Ledger); d != "" {
+		t.Errorf("ledger (- want, + got):\n%s", d)
+	}
+	for _, q := range models.take() {
+		if q.has("0.") {
+			t.Errorf("a finished step was rewarded again: %s", q.last())
+		}
+	}
+}
+
 func TestRLStopsWhenTheJudgesAccountIsRefused(t *testing.T) {
 	t.Parallel()
 	self, err := os.Executable()

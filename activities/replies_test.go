@@ -219,7 +219,7 @@ func TestKeyIsStoredNowhere(t *testing.T) {
 			keep(stage, err)
 			w.sums = append(w.sums, stage)
 			w.stage(schemas.StageFilter)
-			keep(call[schemas.Served](w, w.Served, w.spec))
+			keep(call[schemas.Served](w, w.Served, ServedRequest{Spec: w.spec, Policy: w.inputs.Policy}))
 			w.flush()
 			completions, verdicts := rows[schemas.Completion](w, schemas.StageSynthesize, schemas.OutputCompletions), rows[schemas.Verdict](w, schemas.StageFilter, schemas.OutputVerdicts)
 			keep(completions, nil)

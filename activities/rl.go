@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"precept/internal/judge"
-	"precept/internal/llm"
 	"precept/internal/policy"
 	"precept/internal/reward"
 	"precept/internal/shard"
@@ -80,16 +79,20 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
-		ctx, stop := context.WithCancelCause(ctx)
+		// Judge calls that are under way when the job ends are waited for, since they are paid
+		// for: only the training is stopped.
+		training, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		rewards, err := reward.Serve(ctx, reward.Options{
 			Judge: routedJudge{
-				router: router, wrap: func(a judge.Asker) judge.Asker { return stopper{a, stop} },
-				judge: judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
+				router: router,
+				judge:  judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			},
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			InFlight: router.inFlight(),
 			Usage:    w.beat.spend,
+			Ends:     stopsAll,
+			End:      stop,
 		})
 		if err != nil {
 			return err
@@ -103,7 +106,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
 		rewards.Rewind(step)
 		s := w.spec.RL
-		trained, err := j.run(ctx, "rl", trainer.RL{
+		trained, err := j.run(training, "rl", trainer.RL{
 			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
 			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
 			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, LearningRate: s.LearningRate,
@@ -138,20 +141,4 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
-}
-
-// stopper ends a job at an error that asking again won't mend. The trainer is told
-// only that there is no reward, and would ask again and again.
-type stopper struct {
-	judge.Asker
-	stop context.CancelCauseFunc
-}
-
-// Ask implements judge.Asker.
-func (s stopper) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
-	answer, meta, err := s.Asker.Ask(ctx, r)
-	if err != nil && ctx.Err() == nil && (stopsAll(err) || !schemas.KindOf(err).Retryable()) {
-		s.stop(err)
-	}
-	return answer, meta, err
 }

@@ -158,20 +158,30 @@ func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, 
 			return c.answered(client, answer, meta, err)
 		}
 	}
-	var before []string
+	var failed error
 	for i, client := range c.clients {
 		answer, meta, err := client.Ask(ctx, c.put(client, r))
-		if err != nil && ctx.Err() == nil && away(err) && i+1 < len(c.clients) {
-			before = append(before, err.Error())
+		if err == nil || ctx.Err() != nil || !away(err) {
+			return c.answered(client, answer, meta, err)
+		}
+		if i+1 < len(c.clients) {
 			c.w.notes.add(fallbackNote(client, c.clients[i+1], err))
-			continue
 		}
-		if err != nil && len(before) > 0 {
-			err = fmt.Errorf("%w (asked before: %s)", err, strings.Join(before, "; "))
-		}
-		return c.answered(client, answer, meta, err)
+		failed = worse(failed, err)
 	}
-	panic("a route has no endpoint") // a spec's routes are checked
+	return llm.Answer{}, llm.Meta{}, failed
+}
+
+// worse is the error of a route none of whose endpoints could answer: an outage passes, so
+// that it stands for a refused account too.
+func worse(before, err error) error {
+	switch {
+	case before == nil:
+		return err
+	case llm.IsAccount(err) && !llm.IsAccount(before):
+		return fmt.Errorf("%w (and %v)", before, err)
+	}
+	return fmt.Errorf("%w (and %v)", err, before)
 }
 
 // put is a request as a client is asked it.
@@ -219,7 +229,6 @@ func fallbackNote(from, to *llm.Client, err error) string {
 type routedJudge struct {
 	*router
 	judge *judge.Judge
-	wrap  func(judge.Asker) judge.Asker // nil for none
 }
 
 // Verdict implements reward.Judge.
@@ -234,10 +243,6 @@ func (j routedJudge) verdict(ctx context.Context, item judge.Item) (judge.Result
 	if err != nil {
 		return judge.Result{}, "", err
 	}
-	var asker judge.Asker = choice
-	if j.wrap != nil {
-		asker = j.wrap(asker)
-	}
-	r, err := j.judge.Asking(asker).Verdict(ctx, item)
+	r, err := j.judge.Asking(choice).Verdict(ctx, item)
 	return r, choice.who(), err
 }

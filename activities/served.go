@@ -3,7 +3,10 @@ package activities
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/sourcegraph/conc/pool"
 
 	"precept/internal/llm"
 	"precept/internal/shard"
@@ -34,47 +37,99 @@ func servedObject(identity schemas.ModelIdentity) string {
 	return fmt.Sprintf("served/%s.json", schemas.DigestOf(identity))
 }
 
-// Served asks the hosted models of a run who they are, and tells what has changed since
-// answers were last recorded. An endpoint that doesn't answer is only noted: the run may
-// have all its answers already.
-func (a *Activities) Served(ctx context.Context, spec schemas.RunSpec) (schemas.Served, error) {
+// ServedRequest asks who answers for a run.
+type ServedRequest struct {
+	Spec   schemas.RunSpec `json:"spec"`
+	Policy schemas.Digest  `json:"policy"`
+}
+
+// Served asks the hosted models of a run who they are and whether they can do what the run
+// asks of them, and tells what has changed since answers were last recorded. An endpoint
+// that doesn't answer is only noted: the run may have all its answers already.
+func (a *Activities) Served(ctx context.Context, req ServedRequest) (schemas.Served, error) {
 	beat := startBeat(ctx)
 	defer beat.stop()
-	s, err := a.served(ctx, spec)
+	s, err := a.served(ctx, req)
 	return s, fail(err)
 }
 
-func (a *Activities) served(ctx context.Context, spec schemas.RunSpec) (s schemas.Served, err error) {
-	asked := map[string]bool{}
-	for _, r := range a.usedEndpoints(spec) {
-		if asked[r.name] || !r.hosted() {
+func (a *Activities) served(ctx context.Context, req ServedRequest) (s schemas.Served, err error) {
+	pol, err := a.policyOf(ctx, req.Policy)
+	if err != nil {
+		return s, err
+	}
+	used := slices.DeleteFunc(a.usedEndpoints(req.Spec), func(r role) bool { return !r.hosted() })
+	fits := make([]fit, len(used))
+	p := pool.New().WithErrors().WithFirstError().WithContext(ctx)
+	for i, r := range used {
+		p.Go(func(ctx context.Context) (err error) {
+			fits[i], err = a.fits(ctx, r, pol)
+			return err
+		})
+	}
+	if err := p.Wait(); err != nil {
+		return s, err
+	}
+	// One endpoint may play many roles.
+	byName := map[string][]fit{}
+	for i, f := range fits {
+		s.Usage.Add(f.Usage)
+		s.Unfit = append(s.Unfit, f.Unfit...)
+		s.Notes = append(s.Notes, f.Notes...)
+		byName[used[i].name] = append(byName[used[i].name], f)
+	}
+	for _, r := range used {
+		if byName[r.name] == nil {
 			continue
 		}
-		asked[r.name] = true
-		client, err := a.client(r.name)
-		if err != nil {
+		if err := a.compare(ctx, r, byName[r.name], &s); err != nil {
 			return s, err
 		}
-		record, _, err := a.servedBy(ctx, client.Endpoint().Identity())
-		if err != nil {
-			return s, err
-		}
-		was := record.last()
-		if was.Model == "" {
-			continue // nothing is recorded yet
-		}
-		now, err := client.Probe(ctx, r.asks)
-		switch {
-		case err != nil:
-			s.Notes = append(s.Notes, fmt.Sprintf("endpoint %s did not say which model answers: %v", r.name, err))
-		case now == was:
-		case now.Model == was.Model:
-			s.Notes = append(s.Notes, changedModel(r, now, was))
-		default:
-			s.Changed = append(s.Changed, changedModel(r, now, was))
-		}
+		delete(byName, r.name)
 	}
 	return s, nil
+}
+
+// compare tells whether another model answers at an endpoint than when answers were
+// recorded: by its probes, or where those are older, by a word.
+func (a *Activities) compare(ctx context.Context, r role, probes []fit, s *schemas.Served) error {
+	record, _, err := a.servedBy(ctx, r.endpoint.Identity())
+	if err != nil {
+		return err
+	}
+	was, now := record.last(), llm.Served{}
+	if was.Model == "" {
+		return nil // nothing is recorded yet
+	}
+	for _, f := range probes {
+		switch {
+		case f.state == fitSilent:
+			return nil // and its notes say so
+		case f.state == fitNow:
+			now = f.Served
+		}
+	}
+	if now.Model == "" {
+		client, err := a.client(r.name)
+		if err != nil {
+			return err
+		}
+		answer, meta, err := client.Probe(ctx, r.asks)
+		if err != nil {
+			s.Notes = append(s.Notes, fmt.Sprintf("endpoint %s did not say which model answers: %v", r.name, err))
+			return nil
+		}
+		s.Usage.Add(llm.Count(answer, meta))
+		now = answer.Served()
+	}
+	switch {
+	case now == was || now.Model == "":
+	case now.Model == was.Model:
+		s.Notes = append(s.Notes, changedModel(r, now, was))
+	default:
+		s.Changed = append(s.Changed, changedModel(r, now, was))
+	}
+	return nil
 }
 
 func changedModel(r role, now, was llm.Served) string {

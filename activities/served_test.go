@@ -19,7 +19,7 @@ func TestAnotherModelIsNoticed(t *testing.T) {
 	w := newWorld(t, spec, options{models: models}).imports()
 	look := func() schemas.Served {
 		t.Helper()
-		s, err := call[schemas.Served](w, w.Served, w.spec)
+		s, err := call[schemas.Served](w, w.Served, ServedRequest{Spec: w.spec, Policy: w.inputs.Policy})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,11 +44,11 @@ func TestAnotherModelIsNoticed(t *testing.T) {
 	}
 	models.served("gpt-2", "fp_a")
 	// Another worker, which has seen nothing yet.
-	w = newWorld(t, w.spec, options{models: models, store: w.store})
+	w = newWorld(t, w.spec, options{models: models, store: w.store}).imports()
 	if s := look(); len(s.Changed) != 1 || !strings.Contains(s.Changed[0], "answers as gpt-2") {
 		t.Errorf("another model: %+v", s)
 	}
-	// The probe is asked as the teacher is, and its answer is kept nowhere.
+	// The word is asked for as the teacher is asked, and its answer is kept nowhere.
 	w.flush()
 	for key, raw := range objects(t, w.store, "journal/") {
 		if strings.Contains(raw, "Say OK.") {

@@ -3,10 +3,12 @@ package schemas
 import "time"
 
 // Served is what has changed about who answers under a model identity, since answers were
-// recorded under it.
+// recorded under it, and whether they can do what is asked of them.
 type Served struct {
 	Changed []string `json:"changed,omitempty"` // another model: people are asked
-	Notes   []string `json:"notes,omitempty"`   // another fingerprint of the same
+	Notes   []string `json:"notes,omitempty"`   // such as another fingerprint of the same
+	Unfit   []string `json:"unfit,omitempty"`   // what endpoints can't do for the run: people are asked
+	Usage   Usage    `json:"usage,omitzero"`    // of looking
 }
 
 // Carried is what a run hands to its continuation. It stays under 64 KB.
@@ -16,6 +18,7 @@ type Carried struct {
 	Sums      []StageSum       `json:"sums"`
 	Open      *OpenStage       `json:"open,omitempty"`
 	Notes     []string         `json:"notes,omitempty"`
+	Probed    Usage            `json:"probed,omitzero"` // of probes that no stage has counted yet
 	Openings  int              `json:"openings"`
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
 	// Draws is how far the quota's rounds are, and Drawn that they have ended.

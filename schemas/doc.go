@@ -23,5 +23,7 @@
 //   - Stage: one step of a run. Gate: a point where a run waits for a person.
 //   - Ledger: what became of every planned unit of a stage.
 //   - Arm: one model under evaluation.
+//   - Role: a part that endpoints play in a run, such as the teacher's. Route: whom a
+//     role's prompts of some intents and categories go to.
 //   - Run: one Factory workflow execution chain under one workflow ID.
 package schemas

@@ -149,6 +149,10 @@ type TaskFailure struct {
 	// Rows is how many rows failed, where all others have an outcome: the task could
 	// end without them.
 	Rows int64 `json:"rows,omitempty"`
+	// Account says that an endpoint refuses the account, or has no such model any more: no
+	// row's fault. Endpoint is the one to look after, where it is the configuration's.
+	Account  bool   `json:"account,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
 }
 
 // TaskProgress is the heartbeat of a running task: a hint for people.

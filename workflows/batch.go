@@ -21,10 +21,10 @@ import (
 const maxPending = 1000
 
 // rounds runs tasks until none waits for batches any more. It ends early when the history
-// is long, when what has failed so far is for people to see, and when a tripwire is hit.
+// is long, when what has failed so far is for people to see, when a tripwire is hit or an account is refused.
 func (f *factory) rounds(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error) {
 	failure = f.window(ctx, part, progress, todo, without)
-	for len(part.Pending) > 0 && len(part.Failed) < f.spec.Window && !taskFailure(failure).Tripwire &&
+	for len(part.Pending) > 0 && len(part.Failed) < f.spec.Window && !endsWindow(taskFailure(failure)) &&
 		f.tripped(part) == "" && ctx.Err() == nil && !f.shouldContinue(ctx) {
 		ready, err := f.poll(ctx, part, progress)
 		if err != nil {
@@ -36,7 +36,7 @@ func (f *factory) rounds(ctx workflow.Context, part *schemas.OpenStage, progress
 			f.waits(part, progress, schemas.Pending{})
 			return err
 		}
-		if next := f.window(ctx, part, progress, ready, false); failure == nil || taskFailure(next).Tripwire {
+		if next := f.window(ctx, part, progress, ready, false); failure == nil || outweighs(taskFailure(next), taskFailure(failure)) {
 			failure = next
 		}
 	}

@@ -183,13 +183,25 @@ func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
 		return nil
 	}
 	var served schemas.Served
-	err := f.retrying(ctx, schemas.StagePrompts, func() error {
-		return workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served, f.spec).Get(ctx, &served)
-	})
-	if err != nil {
-		return err
+	for {
+		served = schemas.Served{}
+		err := f.retrying(ctx, schemas.StagePrompts, func() error {
+			return workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served,
+				activities.ServedRequest{Spec: f.spec, Policy: inputs.Policy}).Get(ctx, &served)
+		})
+		if err != nil {
+			return err
+		}
+		f.carried.Probed.Add(served.Usage)
+		again, err := f.unfit(ctx, served.Unfit)
+		if err != nil {
+			return err
+		}
+		if !again {
+			break
+		}
 	}
-	f.carried.Notes = append(f.carried.Notes, served.Notes...)
+	f.note(served.Notes)
 	f.show(ctx)
 	if len(served.Changed) == 0 {
 		return nil

@@ -76,6 +76,9 @@ func (f *factory) failed(ctx workflow.Context, part *schemas.OpenStage, failure 
 		opening.Takes = append([]string{schemas.DecisionApprove}, opening.Takes...)
 		opening.Question += fmt.Sprintf(". To ask for the %d rows that failed again, resume; to go on without them, approve: retry asks for them later", rows)
 	}
+	if refusal := taskFailure(failure); refusal.Account {
+		defer f.probing(ctx, part, &opening, refusal.Endpoint)()
+	}
 	got, err := f.wait(ctx, opening)
 	if err != nil {
 		return "", err
@@ -95,7 +98,7 @@ func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() 
 			return nil
 		}
 		var app *temporal.ApplicationError
-		if f.carried.Inputs == nil && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
+		if f.carried.Inputs == nil && !taskFailure(err).Account && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
 			return invalid(errors.New(app.Message()))
 		}
 		if _, err := f.failed(ctx, &schemas.OpenStage{Stage: stage}, err, 0); err != nil {

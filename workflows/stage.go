@@ -19,7 +19,8 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	progress := &f.stages[len(f.stages)-1]
 	part := f.carried.Open
 	if part == nil || part.Stage != stage {
-		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx)}
+		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx), Usage: f.carried.Probed}
+		f.carried.Probed = schemas.Usage{}
 		f.carried.Open = part
 	}
 	f.show(ctx)
@@ -168,8 +169,8 @@ func (f *factory) mayMiss(part *schemas.OpenStage) bool {
 
 // window runs the tasks todo, without the rows that failed where it may, and then those
 // from part.Next on. It stops opening tasks when the history should be continued, or
-// when a whole window has failed or a tripwire is hit (then the rest would most likely
-// fail too), and returns the first failure once all open tasks have ended.
+// when a whole window has failed, a tripwire is hit or an account is refused (then the rest
+// would most likely fail too), and returns the first failure once all open tasks have ended.
 func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error) {
 	var (
 		open = workflow.NewSemaphore(ctx, int64(f.spec.Window))
@@ -180,7 +181,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			failure = err
 			return false
 		}
-		if f.tripped(part) != "" {
+		if f.tripped(part) != "" || taskFailure(failure).Account {
 			open.Release(1)
 			return false
 		}
@@ -197,7 +198,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				part.Failed = append(part.Failed, schemas.FailedTask{Index: index, Rows: taskFailure(err).Rows})
 				part.Usage.Add(taskFailure(err).Usage)
 				progress.Usage = part.Usage
-				if failure == nil || taskFailure(err).Tripwire && !taskFailure(failure).Tripwire {
+				if failure == nil || outweighs(taskFailure(err), taskFailure(failure)) {
 					failure = err
 				}
 				return
@@ -232,7 +233,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 		}
 	}
 	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && len(part.Pending) < maxPending &&
-		!taskFailure(failure).Tripwire && !f.shouldContinue(ctx) {
+		!endsWindow(taskFailure(failure)) && !f.shouldContinue(ctx) {
 		if !launch(part.Next, 0) {
 			break
 		}
@@ -240,6 +241,14 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 	}
 	wg.Wait(ctx)
 	return failure
+}
+
+// endsWindow reports whether a task's failure concerns the others too.
+func endsWindow(f schemas.TaskFailure) bool { return f.Tripwire || f.Account }
+
+// outweighs reports whether people are to be told f rather than other.
+func outweighs(f, other schemas.TaskFailure) bool {
+	return f.Account && !other.Account || f.Tripwire && !endsWindow(other)
 }
 
 // tripped names the limit that the rows of a stage's tasks are past together, empty where

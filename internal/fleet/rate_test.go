@@ -30,7 +30,7 @@ func (a *api) RoundTrip(r *http.Request) (*http.Response, error) {
 	time.Sleep(200 * time.Millisecond)
 	return &http.Response{
 		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Request: r,
-		Body: io.NopCloser(strings.NewReader(`{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}`)),
+		Body: io.NopCloser(strings.NewReader(`{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":100}}`)),
 	}, nil
 }
 
@@ -53,12 +53,12 @@ type load struct {
 	every time.Duration // between two requests of one of its tasks
 }
 
-func (w *world) load(name string, rpm int, every time.Duration, a *api) *load {
+func (w *world) load(name string, rpm, tpm int, every time.Duration, a *api) *load {
 	w.Helper()
 	var c *llm.Client
 	p := w.process(name, fleet.Options{Demand: func() float64 { return c.Demand() }})
 	c, err := llm.NewClient(llm.Endpoint{
-		Name: endpoint, BaseURL: "http://api/v1", Model: "m", Provider: "p", Revision: "1", MaxInFlight: 8, RPM: rpm,
+		Name: endpoint, BaseURL: "http://api/v1", Model: "m", Provider: "p", Revision: "1", MaxInFlight: 8, RPM: rpm, TPM: tpm,
 	}, llm.Options{Journal: &llm.Memory{}, Attempts: 1, Share: p.Share, Transport: a})
 	if err != nil {
 		w.Fatal(err)
@@ -94,20 +94,26 @@ func (l *load) kill() {
 func TestRate(t *testing.T) {
 	for _, test := range []struct {
 		name  string
+		rpm   int
+		tpm   int
 		every time.Duration // of the first; the others have enough to do
 		loss  float64       // of the rate, once shares have settled
-	}{{"all busy", 0, 0.02}, {"one with little to do", 30 * time.Second, 0.1}} {
+	}{
+		{"all busy", 600, 0, 0, 0.02},
+		{"one with little to do", 600, 0, 30 * time.Second, 0.1},
+		{"limited in tokens", 0, 600 * 200, 0, 0.05},
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const rpm, perSecond = 600, 10
 				const settled = 15 * time.Second
 				w, a := newWorld(t), &api{}
 				start := time.Now()
-				w.load("first", rpm, test.every, a)
-				second := w.load("second", rpm, 0, a)
-				w.load("third", rpm, 0, a)
+				w.load("first", test.rpm, test.tpm, test.every, a)
+				second := w.load("second", test.rpm, test.tpm, 0, a)
+				w.load("third", test.rpm, test.tpm, 0, a)
 				time.Sleep(time.Minute)
-				w.load("fourth", rpm, 0, a)
+				w.load("fourth", test.rpm, test.tpm, 0, a)
 				joined := time.Now()
 				time.Sleep(settled + time.Minute)
 				second.kill()

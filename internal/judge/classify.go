@@ -55,7 +55,7 @@ type Classifier struct {
 func NewClassifier(client Asker, s policy.Summaries, options Options) *Classifier {
 	options.Votes, options.MaxTokens = max(1, options.Votes), max(0, options.MaxTokens)
 	if options.MaxTokens == 0 {
-		options.MaxTokens = defaultMaxTokens
+		options.MaxTokens = DefaultMaxTokens
 	}
 	return &Classifier{client, options, rubricClassify + "\n" + s.Text, s.Categories, labelSchema(s.Categories)}
 }

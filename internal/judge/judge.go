@@ -27,7 +27,8 @@ type Asker interface {
 }
 
 const (
-	defaultMaxTokens = 1024
+	// DefaultMaxTokens bounds a reply where Options don't.
+	DefaultMaxTokens = 1024
 	// Temperature lets votes differ; their seeds do too.
 	Temperature = 0.7
 )
@@ -56,7 +57,7 @@ func New(client Asker, role Role, options Options) *Judge {
 		options.Votes = 1
 	}
 	if options.MaxTokens <= 0 {
-		options.MaxTokens = defaultMaxTokens
+		options.MaxTokens = DefaultMaxTokens
 	}
 	return &Judge{client: client, role: role, schema: role.schema(), options: options}
 }

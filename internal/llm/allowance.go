@@ -23,6 +23,7 @@ type allowance struct {
 	requests, tokens budget
 	perByte          float64 // tokens of a request
 	perAnswer        float64 // tokens of an answer
+	wanted           demand
 }
 
 // charge is what a turn takes of the allowance. Its tokens are an estimate until
@@ -42,6 +43,8 @@ type budget struct {
 	left  float64 // may be less than 0: an answer was longer than estimated
 	at    time.Time
 	taken float64 // ever
+	// counted is what of taken the demand was told of.
+	counted float64
 }
 
 func newAllowance(e Endpoint, share func() float64, now time.Time) allowance {
@@ -50,7 +53,7 @@ func newAllowance(e Endpoint, share func() float64, now time.Time) allowance {
 	}
 	return allowance{
 		share: share, requests: newBudget(e.RPM, now), tokens: newBudget(e.TPM, now),
-		perByte: tokensPerByte, perAnswer: tokensPerAnswer,
+		perByte: tokensPerByte, perAnswer: tokensPerAnswer, wanted: demand{asked: now},
 	}
 }
 
@@ -64,8 +67,12 @@ func newBudget(perMinute int, now time.Time) budget {
 
 // wait is how long it is until t may be sent, or until that is worth another look.
 func (a *allowance) wait(t *turn, now time.Time) time.Duration {
-	share := min(1, max(0, a.share()))
 	t.charge.tokens = float64(t.bytes)*a.perByte + a.perAnswer
+	a.wanted.each = t.charge.tokens
+	if a.requests.unlimited() && a.tokens.unlimited() {
+		return 0 // there is nothing to share
+	}
+	share := min(1, max(0, a.share()))
 	return min(shareCheck, max(a.requests.wait(1, share, now), a.tokens.wait(t.charge.tokens, share, now)))
 }
 

@@ -203,11 +203,11 @@ func TestAccount(t *testing.T) {
 		mended.Store(false)
 		all(first, "shut again")
 		sent.Store(0)
-		if _, err := c.Probe(t.Context(), Request{}); !IsAccount(err) || sent.Load() != 1 {
+		if _, _, err := c.Probe(t.Context(), Request{}); !IsAccount(err) || sent.Load() != 1 {
 			t.Errorf("probed %d times: %v", sent.Load(), err)
 		}
 		mended.Store(true)
-		if _, err := c.Probe(t.Context(), Request{}); err != nil {
+		if _, _, err := c.Probe(t.Context(), Request{}); err != nil {
 			t.Errorf("probed: %v", err)
 		}
 		sent.Store(0)

@@ -15,6 +15,9 @@ import (
 	"precept/schemas"
 )
 
+// opAsk is the operation in the errors of a request.
+const opAsk = "ask endpoint"
+
 // fault is why a request got no answer. It stands inside a schemas.Error.
 type fault struct {
 	text       string
@@ -41,6 +44,15 @@ func RetryAfter(err error) time.Duration {
 func IsAccount(err error) bool {
 	var f *fault
 	return errors.As(err, &f) && f.account
+}
+
+// AskedBy names the endpoint whose error err is, empty where it is none's.
+func AskedBy(err error) string {
+	var e *schemas.Error
+	if errors.As(err, &e) && e.Op == opAsk {
+		return e.Thing
+	}
+	return ""
 }
 
 // IsRequest reports whether err is about the request that it answers: another one may
@@ -198,7 +210,7 @@ func (c *Client) keyHint() string {
 }
 
 func (c *Client) fail(kind schemas.Kind, f *fault, hint string) error {
-	err := schemas.E("ask endpoint", c.endpoint.Name, kind, f)
+	err := schemas.E(opAsk, c.endpoint.Name, kind, f)
 	if hint != "" {
 		return err.WithHint("%s", hint)
 	}

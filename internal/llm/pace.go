@@ -183,6 +183,7 @@ func (p *pace) grant(now time.Time) {
 		p.account.take(t)
 		close(t.granted)
 	}
+	p.allowance.wanted.holds(wait > 0, now)
 	if wait == 0 {
 		wait = p.change(now)
 	}

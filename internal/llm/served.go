@@ -30,22 +30,27 @@ func (c *Client) Last() Served {
 	return Served{}
 }
 
-// Probe asks the endpoint for a word, as a request like r is asked, to learn which model
-// answers. It is sent whatever the journal holds, and not journaled. It may try an account
-// that is refused.
-func (c *Client) Probe(ctx context.Context, r Request) (Served, error) {
-	r.Messages = []schemas.Message{{Role: "user", Content: "Say OK."}}
+// Probe asks r, or for a word where it has no messages, to learn who answers, and how. It
+// is sent whatever the journal holds, and not journaled. It may try an account that is
+// refused.
+func (c *Client) Probe(ctx context.Context, r Request) (Answer, Meta, error) {
+	if len(r.Messages) == 0 {
+		r.Messages = []schemas.Message{{Role: "user", Content: "Say OK."}}
+	}
 	q, err := c.endpoint.question(r)
 	if err != nil {
-		return Served{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+		return Answer{}, Meta{}, schemas.E(opAsk, c.endpoint.Name, schemas.InvalidInput, err)
 	}
 	body, err := q.body()
 	if err != nil {
-		return Served{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+		return Answer{}, Meta{}, schemas.E(opAsk, c.endpoint.Name, schemas.InvalidInput, err)
 	}
 	apart := *c
 	apart.seen = c.pace.refusals()
 	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
 	answer, err := apart.persist(ctx, body)
-	return Served{answer.Model, answer.Fingerprint}, err
+	return answer, Meta{Key: q.key(), USD: c.endpoint.price(answer)}, err
 }
+
+// Served is what the endpoint said of itself.
+func (a Answer) Served() Served { return Served{a.Model, a.Fingerprint} }

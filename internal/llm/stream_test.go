@@ -182,7 +182,7 @@ func TestStreamIsAsked(t *testing.T) {
 		if _, _, err := c.Ask(t.Context(), ask("Hi")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Probe(t.Context(), Request{}); err != nil {
+		if _, _, err := c.Probe(t.Context(), Request{}); err != nil {
 			t.Fatal(err)
 		}
 	}

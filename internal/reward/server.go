@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net"
 	"net/http"
@@ -35,6 +36,12 @@ type Options struct {
 	Policy func(schemas.Category) (policy.CategoryPolicy, error)
 	// InFlight bounds the judge calls at a time.
 	InFlight int
+	// Ends reports whether an error of the judge that may pass ends the job all the same;
+	// one that can't pass always does. Nil is never.
+	Ends func(error) bool
+	// End is told the error that ends the job. No reward is given from then on, not even
+	// null, and the job is told that it is to end.
+	End func(error)
 	// Usage is told what calls took.
 	Usage func(schemas.Usage)
 }
@@ -47,7 +54,8 @@ type Server struct {
 	token    string
 	context  context.Context
 
-	mu sync.Mutex
+	mu    sync.Mutex
+	ended bool
 	// rollouts are by step: a step that is asked for again replaces what it gave.
 	rollouts map[int32][]schemas.Rollout
 }
@@ -141,16 +149,25 @@ func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "can't read the request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	if s.hasEnded() {
+		http.Error(w, "the job is to end", http.StatusGone)
+		return
+	}
 	rollouts := make([]schemas.Rollout, len(req.Items))
 	p := pool.New().WithMaxGoroutines(max(1, s.InFlight)).WithErrors().WithContext(s.context)
 	for i, it := range req.Items {
 		p.Go(func(ctx context.Context) (err error) {
-			rollouts[i], err = s.judge(ctx, req.Step, int32(i), it)
+			if s.hasEnded() {
+				return errEnded
+			}
+			if rollouts[i], err = s.judge(ctx, req.Step, int32(i), it); err != nil {
+				s.end(err)
+			}
 			return err
 		})
 	}
 	if err := p.Wait(); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		http.Error(w, "the job is to end: "+err.Error(), http.StatusGone)
 		return
 	}
 	out := response{Rewards: make([]*float64, len(rollouts))}
@@ -162,6 +179,27 @@ func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(out) // the job hears of a broken connection itself
+}
+
+var errEnded = errors.New("another completion has ended it")
+
+func (s *Server) hasEnded() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.ended }
+
+// end tells the first error that ends the job.
+func (s *Server) end(err error) {
+	s.mu.Lock()
+	first := !s.ended
+	s.ended = true
+	s.mu.Unlock()
+	if first && s.End != nil {
+		s.End(err)
+	}
+}
+
+// unavailable reports whether an error leaves a completion without a reward, and no more.
+func (s *Server) unavailable(ctx context.Context, err error) bool {
+	passes := schemas.KindOf(err).Retryable() && !llm.IsAccount(err)
+	return passes && ctx.Err() == nil && (s.Ends == nil || !s.Ends(err))
 }
 
 // judge rewards one completion. Anything but one closed chain of thought at the
@@ -185,8 +223,8 @@ func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas
 	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent, Language: it.Language, Source: it.Source}
 	result, err := s.Judge.Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
 	s.Usage(result.Usage)
-	if schemas.KindOf(err).Retryable() && !llm.IsAccount(err) {
-		return out, nil // null: the judge is unavailable
+	if err != nil && s.unavailable(ctx, err) {
+		return out, nil // null
 	}
 	if err != nil {
 		return out, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -121,6 +122,45 @@ func TestReward(t *testing.T) {
 			}
 			if got := s.Rollouts(); len(got) != 1 || got[0].Step != 3 {
 				t.Errorf("rollouts %+v", got)
+			}
+		})
+	}
+}
+
+// TestARefusedAccountGivesNoReward: the job is told to end, once and for all, and nobody
+// takes the refusal for a missing reward.
+func TestARefusedAccountGivesNoReward(t *testing.T) {
+	errOut := schemas.E("ask", "judge", schemas.Unavailable, nil)
+	for _, tt := range []struct {
+		name  string
+		err   error
+		ends  func(error) bool
+		ended bool
+	}{
+		{"an outage", errOut, nil, false},
+		{"an outage that ends the job", errOut, func(err error) bool { return errors.Is(err, errOut) }, true},
+		{"what asking again won't mend", schemas.E("ask", "judge", schemas.InvalidInput, nil), nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := &voter{err: tt.err}
+			s := serve(t, v)
+			var told []error
+			s.Ends, s.End = tt.ends, func(err error) { told = append(told, err) }
+			const fine = "<think>a</think>b"
+			status, rewards := ask(t, s, s.Token(), fine, fine, fine)
+			if !tt.ended {
+				if status != http.StatusOK || len(rewards) != 3 || len(told) != 0 {
+					t.Errorf("status %d, rewards %v, told %v", status, rewards, told)
+				}
+				return
+			}
+			if status != http.StatusGone || len(told) != 1 || !errors.Is(told[0], tt.err) || len(s.Rollouts()) != 0 {
+				t.Errorf("status %d, told %v, rollouts %v", status, told, s.Rollouts())
+			}
+			asked := len(v.shown)
+			v.err = nil
+			if status, _ := ask(t, s, s.Token(), fine); status != http.StatusGone || len(v.shown) != asked {
+				t.Errorf("asked again: status %d, the judge was asked %d times", status, len(v.shown)-asked)
 			}
 		})
 	}

@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import trl.trainer.utils as trl_utils
 from peft import LoraConfig
@@ -83,6 +85,25 @@ def score_labelled_tokens_only() -> None:
     trl_utils._use_triton = lambda _device: True
 
 
+class Interrupted(Exception):
+    """The job is to end while a step is under way. The step is given up."""
+
+
+class Draws:
+    """Where the random number generators stand."""
+
+    def __init__(self) -> None:
+        self._python, self._numpy, self._cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore(self) -> None:
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Turns what the trainer does into events and a request to stop into a checkpoint."""
 
@@ -92,6 +113,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._last_tokens = 0.0
         self.metrics: dict[str, float] = {}
         self.checkpoint = ""
+        self.draws: Draws | None = None  # as the last finished step left them
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = self._last_time = time.monotonic()
@@ -100,7 +122,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if _any_process(bool(self._stop)):
+        self.draws = Draws()
+        if any_process(bool(self._stop)):
             control.should_save = True
             control.should_training_stop = True
         return control
@@ -140,7 +163,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._events.emit("checkpoint", step=state.global_step, path=self.checkpoint)
 
 
-def _any_process(stop: bool) -> bool:
+def any_process(stop: bool) -> bool:
     # All ranks must stop at the same step, or those that go on wait for the others for ever.
     if not torch.distributed.is_initialized():
         return stop
@@ -198,7 +221,11 @@ def train(
         events.emit("interrupted", step=0, checkpoint=resumed or "")
         return EXIT_INTERRUPTED
     trainer.add_callback(reporter)
-    trainer.train(resume_from_checkpoint=resumed)
+    try:
+        trainer.train(resume_from_checkpoint=resumed)
+    except Interrupted:
+        events.emit("interrupted", step=trainer.state.global_step, checkpoint=_save(trainer, reporter) or resumed or "")
+        return EXIT_INTERRUPTED
 
     step, total = trainer.state.global_step, trainer.state.max_steps
     if step < total:
@@ -216,3 +243,15 @@ def train(
     trainer.accelerator.wait_for_everyone()
     events.emit("done", path=job.output, steps=step, metrics=reporter.metrics)
     return EXIT_DONE
+
+
+def _save(trainer: Trainer, reporter: Reporter) -> str:
+    """Leaves a checkpoint of the last finished step, which the one under way hasn't changed; "" where none finished."""
+    if reporter.draws is None:
+        return ""
+    if Path(reporter.checkpoint).name != f"checkpoint-{trainer.state.global_step}":
+        # The step that was given up is drawn again as it was: what was asked about it is known then.
+        reporter.draws.restore()
+        trainer._save_checkpoint(trainer.model, None)
+        trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+    return reporter.checkpoint

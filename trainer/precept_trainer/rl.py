@@ -43,7 +43,7 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
     # TRL's warning about a completion without a reward quotes the prompt.
     logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
 
-    judge = Judge(job.reward, tokenizer)
+    judge = Judge(job.reward, tokenizer, stop)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=judge.rewards,
@@ -103,12 +103,13 @@ def in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
 class Judge:
     """Asks the reward server about the completions of a step."""
 
-    def __init__(self, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, reward: Reward, tokenizer: PreTrainedTokenizerBase, stop: StopRequest) -> None:
         token = os.environ.get(reward.token_env, "")
         if not token:
             raise invalid(f"the reward token is missing: set {reward.token_env}")
         self._reward, self._token = reward, token
         self._tokenizer = tokenizer
+        self._stop = stop
 
     def rewards(
         self,
@@ -130,6 +131,8 @@ class Judge:
             for i, c, n, g, s, p, t in zip(prompt_id, category, intent, language, source, prompts, texts, strict=True)
         ]
         rewards = self._ask({"step": step, "items": items})
+        if loop.any_process(rewards is None) or rewards is None:
+            raise loop.Interrupted
         if all(reward is None for reward in rewards):
             # A step without a reward teaches nothing; a run of such steps would look like a trained model.
             raise JobError("Unavailable", f"the judge scored none of the {len(rewards)} completions of step {step}")
@@ -144,7 +147,8 @@ class Judge:
         end = self._tokenizer.eos_token_id
         return str(self._tokenizer.decode(ids[: ids.index(end)] if end in ids else ids, skip_special_tokens=False))
 
-    def _ask(self, body: dict[str, Any]) -> list[float | None]:
+    def _ask(self, body: dict[str, Any]) -> list[float | None] | None:
+        """The rewards; None where the job is to end without them."""
         request = urllib.request.Request(
             self._reward.url,
             data=json.dumps(body).encode(),
@@ -153,10 +157,14 @@ class Judge:
         deadline = time.monotonic() + self._reward.timeout_s
         where = f"reward server at step {body['step']}"
         for attempt in range(100):
+            if self._stop:
+                return None
             try:
                 with self._open(request, max(deadline - time.monotonic(), 1)) as answer:
                     return _rewards(json.load(answer), len(body["items"]), where)
             except urllib.error.HTTPError as err:
+                if err.code == 410:
+                    return None
                 if err.code not in (429, 500, 502, 503, 504):
                     raise JobError("Internal", f"{where}: HTTP {err.code}") from err
                 last: Exception = err

@@ -98,7 +98,7 @@ def call(kind: str, job: dict[str, Any], folder: Path, stop: StopRequest | None 
     out = io.StringIO()
     path = folder / "job.json"
     path.write_text(json.dumps({"kind": kind, **job}))
-    code = run(kind, path, Events(out), stop or StopRequest())
+    code = run(kind, path, Events(out), StopRequest() if stop is None else stop)
     return [json.loads(line) for line in out.getvalue().splitlines()], code
 
 
@@ -156,6 +156,7 @@ class RewardServer:
     def __init__(self, answer: Callable[[int], list[float | None]], failures: int = 0) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.tokens: set[str | None] = set()
+        self.status: Callable[[int], int] = lambda number: 200  # by the number of the request
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -166,8 +167,12 @@ class RewardServer:
                     failures -= 1
                     self.send_error(503)
                     return
+                status = outer.status(len(outer.bodies))
                 outer.bodies.append(body)
                 outer.tokens.add(self.headers["Authorization"])
+                if status != 200:
+                    self.send_error(status)
+                    return
                 content = json.dumps({"rewards": answer(len(body["items"]))}).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))

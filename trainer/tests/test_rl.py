@@ -7,7 +7,9 @@ import torch
 from conftest import RewardServer, call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from precept_trainer import loop
 from precept_trainer.job import Reward
+from precept_trainer.protocol import StopRequest
 from precept_trainer.rl import Judge, in_turn
 
 Serve = Callable[..., RewardServer]
@@ -84,6 +86,49 @@ def test_resumes_between_two_generations(model: Path, rl_data: Path, tmp_path: P
     assert [b["step"] for b in server.bodies] == [0, 1, 1]
 
 
+def test_a_reward_server_that_ends_the_job_leaves_the_last_finished_step(
+    model: Path, rl_data: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(one_missing)
+    settings = job(model, rl_data, tmp_path, server.url, steps=3, save_steps=100, temperature=1.0)
+    server.status = lambda number: 200 if number < 2 else 410
+    events, code = call("rl", settings, tmp_path)
+    assert code == 3, events
+    assert [e["step"] for e in events if e["event"] == "progress"] == [1, 2]
+    stopped = events[-1]
+    assert (stopped["event"], stopped["step"]) == ("interrupted", 2)
+    assert loop.is_complete(Path(stopped["checkpoint"]))
+    assert events[-2] == {"event": "checkpoint", "step": 2, "path": stopped["checkpoint"]}
+    assert not (tmp_path / "out").exists()
+
+    # Ended again before a step is finished, it has what it began with.
+    again, code = call("rl", {**settings, "resume_from": stopped["checkpoint"]}, tmp_path)
+    assert code == 3, again
+    assert again[-1] == stopped
+
+    server.status = lambda number: 200
+    resumed, code = call("rl", {**settings, "resume_from": stopped["checkpoint"]}, tmp_path)
+    assert code == 0, resumed
+    assert [e["step"] for e in resumed if e["event"] == "progress"] == [3]
+    assert [b["step"] for b in server.bodies] == [0, 1, 2, 2, 2]
+    # The same completions: what the judge has answered about them is known.
+    assert server.bodies[2] == server.bodies[3] == server.bodies[4]
+
+
+def test_a_request_to_stop_ends_the_wait_for_a_reward(model: Path, rl_data: Path, tmp_path: Path, serve: Serve) -> None:
+    class Stopping(StopRequest):
+        """Comes once the reward is asked for."""
+
+        def __bool__(self) -> bool:
+            return bool(server.bodies)
+
+    server = serve(one_missing)
+    server.status = lambda number: 503
+    events, code = call("rl", job(model, rl_data, tmp_path, server.url), tmp_path, Stopping())
+    assert code == 3, events
+    assert events[-1] == {"event": "interrupted", "step": 0, "checkpoint": ""}
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
@@ -130,7 +175,7 @@ def test_the_judge_gets_the_chain_of_thought_with_its_tags(
     if special:
         tok.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     text = "<think>\nThe rule says so.\n</think>\n\nNo."
-    judge = Judge(Reward(url=server.url), tok)
+    judge = Judge(Reward(url=server.url), tok, StopRequest())
     ids = tok(text + "<|im_end|><|im_end|>", add_special_tokens=False)["input_ids"]
 
     class State:

@@ -1,0 +1,229 @@
+package workflows
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/mock"
+	"go.temporal.io/sdk/temporal"
+
+	"precept/activities"
+	"precept/schemas"
+)
+
+// refusing has an endpoint refuse all tasks of the filter until it is mended, and gives
+// the times at which it was probed.
+type refusing struct {
+	*world
+	mended bool
+	tried  int // tasks of the filter
+	probed []time.Duration
+	// flaps has the endpoint answer probes alone.
+	flaps bool
+}
+
+func newRefusing(t *testing.T) *refusing {
+	r := &refusing{world: newWorld(t)}
+	r.failing = func(req activities.TaskRequest) error {
+		if req.Stage != schemas.StageFilter || r.mended {
+			return nil
+		}
+		r.tried++
+		return temporal.NewNonRetryableApplicationError("ask endpoint judge: HTTP 429: You exceeded your current quota. Top up the account, then resume.",
+			string(schemas.BudgetExceeded), nil, schemas.TaskFailure{Account: true, Endpoint: "judge"})
+	}
+	begun := r.Now()
+	r.OnActivity(act.Probe, mock.Anything, mock.Anything).Return(func(_ context.Context, req activities.ProbeRequest) (schemas.Usage, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if req.Endpoint != "judge" {
+			t.Errorf("probed %q", req.Endpoint)
+		}
+		r.probed = append(r.probed, r.Now().Sub(begun).Round(time.Second))
+		if !r.mended && !r.flaps {
+			return schemas.Usage{}, temporal.NewApplicationError("HTTP 429", string(schemas.Unavailable))
+		}
+		return schemas.Usage{Paid: 1}, nil
+	})
+	return r
+}
+
+// mend lets the endpoint answer some time after the start.
+func (r *refusing) mend(d time.Duration) {
+	r.RegisterDelayedCallback(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.mended = true
+	}, d)
+}
+
+// TestAProbeResumes: a refused account stops the stage at once, and the run goes on by
+// itself when the endpoint answers again.
+func TestAProbeResumes(t *testing.T) {
+	r := newRefusing(t)
+	r.mend(40 * time.Minute)
+	r.RegisterDelayedCallback(func() {
+		o := r.waiting(t)
+		if o == nil || o.Gate != schemas.GateFailure || !slices.Equal(o.Takes, []string{"resume", "abort"}) ||
+			!strings.Contains(o.Question, "You exceeded your current quota") || !strings.Contains(o.Question, "Endpoint judge is asked for a word") ||
+			!strings.Contains(o.Command, "--name resume") {
+			t.Errorf("waits for %+v", o)
+		}
+	}, 30*time.Minute)
+	s := spec()
+	s.Window = 2
+	report := r.run(t, s)
+	if report.State != schemas.StateCompleted {
+		t.Errorf("ended as %q", report.State)
+	}
+	if r.tried != 2 {
+		t.Errorf("%d of three tasks were refused, want those of the first window alone", r.tried)
+	}
+	minutes := func(n ...int) (d []time.Duration) {
+		for _, m := range n {
+			d = append(d, time.Duration(m)*time.Minute)
+		}
+		return d
+	}
+	if want := minutes(1, 3, 7, 15, 30, 45); !slices.Equal(r.probed, want) {
+		t.Errorf("probed after %v, want %v", r.probed, want)
+	}
+	if len(r.records) != 1 || r.records[0].Stale || r.records[0].Verdict != schemas.DecisionResume ||
+		r.records[0].Decision.By != "probe" || r.records[0].Decision.Note != "endpoint judge answers" {
+		t.Errorf("decided %+v", r.records)
+	}
+	filter := report.Stages[slices.IndexFunc(report.Stages, func(s schemas.StageSum) bool { return s.Stage == schemas.StageFilter })]
+	if filter.Usage.Paid != 4 {
+		t.Errorf("three tasks and a probe took %d calls", filter.Usage.Paid)
+	}
+}
+
+// TestAPersonIsFasterThanTheProbe: who resumes, or aborts, ends the probing.
+func TestAPersonIsFasterThanTheProbe(t *testing.T) {
+	for _, verdict := range []string{schemas.DecisionResume, schemas.DecisionAbort} {
+		t.Run(verdict, func(t *testing.T) {
+			r := newRefusing(t)
+			r.mend(4 * time.Minute)
+			r.at(5*time.Minute, verdict, schemas.Decision{By: "ann"})
+			r.run(t, spec())
+			if len(r.records) != 1 || r.records[0].Decision.By != "ann" {
+				t.Errorf("decided %+v", r.records)
+			}
+			if len(r.probed) != 2 {
+				t.Errorf("probed after %v", r.probed)
+			}
+		})
+	}
+}
+
+// TestAnEndpointThatAnswersProbesAlone: the run is resumed less and less often.
+func TestAnEndpointThatAnswersProbesAlone(t *testing.T) {
+	r := newRefusing(t)
+	r.flaps = true
+	r.at(time.Hour, "abort", schemas.Decision{By: "ann"})
+	r.run(t, spec())
+	var minutes []int
+	for _, d := range r.probed {
+		minutes = append(minutes, int(d.Minutes()))
+	}
+	if want := []int{1, 3, 7, 15, 30, 45}; len(minutes) < 6 || !slices.Equal(minutes[:6], want) {
+		t.Errorf("probed after %v minutes, want %v", minutes, want)
+	}
+}
+
+// TestARefusalIsNoMatterOfRows: whatever the spec lets rows do, nothing ends without those
+// that an account was refused for.
+func TestARefusalIsNoMatterOfRows(t *testing.T) {
+	r := newRefusing(t)
+	r.mend(10 * time.Minute)
+	r.at(5*time.Minute, "approve", schemas.Decision{By: "ann"})
+	s := spec()
+	s.MaxFailed = 1
+	report := r.run(t, s)
+	if report.State != schemas.StateCompleted || len(r.records) != 2 || !r.records[0].Stale || r.records[1].Decision.By != "probe" {
+		t.Errorf("ended as %q, decided %+v", report.State, r.records)
+	}
+}
+
+// TestARefusalBeforeAnythingWaits: while what the run reads is looked at, an account that
+// is refused is no bad input.
+func TestARefusalBeforeAnythingWaits(t *testing.T) {
+	w := newWorld(t)
+	w.inputs.Hosted = []string{"teacher"}
+	refused := true
+	w.OnActivity(act.Served, mock.Anything, mock.Anything).Return(func(context.Context, activities.ServedRequest) (schemas.Served, error) {
+		if refused {
+			return schemas.Served{}, temporal.NewNonRetryableApplicationError("HTTP 401", string(schemas.InvalidInput), nil,
+				schemas.TaskFailure{Account: true, Endpoint: "teacher"})
+		}
+		return schemas.Served{}, nil
+	})
+	w.OnActivity(act.Probe, mock.Anything, mock.Anything).Return(func(context.Context, activities.ProbeRequest) (schemas.Usage, error) {
+		refused = false
+		return schemas.Usage{Paid: 1}, nil
+	})
+	if report := w.run(t, spec()); report.State != schemas.StateCompleted || len(w.records) != 1 {
+		t.Errorf("ended as %q, decided %+v", report.State, w.records)
+	}
+}
+
+// TestUnfitEndpoints: people are asked before anything is spent, and what looking took is
+// counted with the first stage.
+func TestUnfitEndpoints(t *testing.T) {
+	const why = "endpoint teacher as synthesize.teacher hides its chain of thought"
+	digest := schemas.DigestOf([]string{why})
+	for _, tt := range []struct {
+		name   string
+		stored []schemas.DecisionRecord
+		send   func(w *world)
+		state  string
+		looks  int64
+	}{
+		{"mended", nil, func(w *world) {
+			w.at(time.Hour, "resume", schemas.Decision{By: "ann"})
+			w.at(2*time.Hour, "resume", schemas.Decision{By: "ann"})
+		}, schemas.StateCompleted, 3},
+		{"all the same", nil, func(w *world) { w.at(time.Hour, "approve", schemas.Decision{By: "ann"}) }, schemas.StateCompleted, 1},
+		{"aborted", nil, func(w *world) { w.at(time.Hour, "abort", schemas.Decision{By: "ann"}) }, schemas.StateAborted, 1},
+		{"agreed to before", []schemas.DecisionRecord{
+			{Number: 1, Verdict: "approve", Decision: schemas.Decision{Gate: schemas.GateFailure, By: "ann", Digest: digest}},
+		}, func(*world) {}, schemas.StateCompleted, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.inputs.Hosted = []string{"teacher"}
+			w.stored = tt.stored
+			looks := int64(0)
+			w.OnActivity(act.Served, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ServedRequest) (schemas.Served, error) {
+				s := schemas.Served{Usage: schemas.Usage{Paid: 10}}
+				if r.Policy != "policy" {
+					t.Errorf("looked with policy %q", r.Policy)
+				}
+				if looks++; looks < 3 {
+					s.Unfit = []string{why}
+				}
+				return s, nil
+			})
+			w.RegisterDelayedCallback(func() {
+				o := w.waiting(t)
+				if len(tt.stored) > 0 {
+					return
+				}
+				if o == nil || o.Digest != digest || !strings.HasPrefix(o.Question, why) || !slices.Equal(o.Takes, []string{"resume", "approve", "abort"}) {
+					t.Errorf("waits for %+v", o)
+				}
+			}, time.Minute)
+			tt.send(w)
+			report := w.run(t, spec())
+			if report.State != tt.state || looks != tt.looks {
+				t.Errorf("ended as %q after %d looks", report.State, looks)
+			}
+			if tt.state == schemas.StateCompleted && report.Stages[0].Usage.Paid != 10*tt.looks+3 {
+				t.Errorf("the first stage took %d calls", report.Stages[0].Usage.Paid)
+			}
+		})
+	}
+}
