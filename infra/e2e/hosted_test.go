@@ -40,7 +40,7 @@ func TestHosted(t *testing.T) {
 		if !strings.HasPrefix(e["base_url"].(string), "https://") {
 			t.Errorf("%s is not hosted: %v", name, e["base_url"])
 		}
-		e["base_url"], e["rpm"] = url+"/v1", rpm // the example's are a small account's
+		e["base_url"], e["rpm"], e["tpm"] = url+"/v1", rpm, tpm // the example's are a small account's
 	}
 	s.config = config
 	s.env = append(s.env, "OPENAI_API_KEY="+hostedKey)
