@@ -253,8 +253,8 @@ func (c *Client) callOnce(ctx context.Context, x exchange, do func(context.Conte
 		return err
 	}
 	sent := false
-	// How long a file takes tells nothing of how long an answer does.
-	defer func() { c.pace.leave(t, outcome{sent: sent, aborted: err == nil || ctx.Err() != nil, err: err}) }()
+	// Without its seconds: how long a file takes tells nothing of how long an answer does.
+	defer func() { c.pace.leave(t, outcome{sent: sent, aborted: ctx.Err() != nil, err: err}) }()
 	if err := c.guard(); err != nil {
 		return err
 	}

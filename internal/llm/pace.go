@@ -31,9 +31,9 @@ type pace struct {
 // turn is a request's place in a queue, then its leave to be sent once.
 type turn struct {
 	prefix uint32 // of the text that it begins with
-	bytes  int
-	seen   int  // refusals of the account that its client knew of when it was made
-	again  bool // it was refused for being too much, and goes to the front
+	bytes  int    // of the messages and what else is sent; 0 of a call of another API
+	seen   int    // refusals of the account that its client knew of when it was made
+	again  bool   // it was refused for being too much, and goes to the front
 
 	order   int64 // by age
 	since   time.Time
