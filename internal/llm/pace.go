@@ -34,6 +34,7 @@ type turn struct {
 	bytes  int    // of the messages and what else is sent; 0 of a call of another API
 	seen   int    // refusals of the account that its client knew of when it was made
 	again  bool   // it was refused for being too much, and goes to the front
+	hasty  bool   // it doesn't wait for an endpoint that is out
 
 	order   int64 // by age
 	since   time.Time
@@ -167,7 +168,6 @@ func (p *pace) ring() {
 // grant gives turns, the longest waiting first, for as long as there is room, and sets
 // the alarm for when there may be more.
 func (p *pace) grant(now time.Time) {
-	p.loseHope(now)
 	var wait time.Duration
 	for {
 		t, r := p.next(now)
@@ -183,6 +183,7 @@ func (p *pace) grant(now time.Time) {
 		p.account.take(t)
 		close(t.granted)
 	}
+	p.loseHope(now)
 	p.allowance.wanted.holds(wait > 0, now)
 	if wait == 0 {
 		wait = p.change(now)
@@ -226,7 +227,8 @@ func (p *pace) change(now time.Time) (wait time.Duration) {
 	return wait
 }
 
-// loseHope ends the turns that have waited too long while every replica is out.
+// loseHope ends the turns that have waited too long while every replica is out. Those that
+// can be its trials were given before.
 func (p *pace) loseHope(now time.Time) {
 	since := p.replicas[0].breaker.since
 	for _, r := range p.replicas {
@@ -238,11 +240,10 @@ func (p *pace) loseHope(now time.Time) {
 		}
 	}
 	for _, r := range p.replicas {
-		for t := r.head(); t != nil; t = r.head() {
-			if now.Sub(t.since) < p.patience || now.Sub(since) < p.patience {
-				break
+		for _, t := range r.all() {
+			if t.hasty || min(now.Sub(t.since), now.Sub(since)) >= p.patience {
+				r.end(t, &outage{since, r.breaker.last})
 			}
-			r.end(t, &outage{since, r.breaker.last})
 		}
 	}
 }
