@@ -207,19 +207,18 @@ func TestFetch(t *testing.T) {
 	type class struct {
 		Kind                   schemas.Kind
 		Account, Late, Request bool
-		Cancelled              bool
 	}
 	got := map[string]class{}
 	for _, text := range []string{"good", "cut", "empty", "refused", "long", "bad", "busy", "broken", "poor", "late", "cancelled", "odd"} {
 		if err := refused[key(text)]; err != nil {
-			got[text] = class{schemas.KindOf(err), IsAccount(err), IsLate(err), IsRequest(err), IsCancelled(err)}
+			got[text] = class{schemas.KindOf(err), IsAccount(err), IsLate(err), IsRequest(err)}
 		}
 	}
 	want := map[string]class{
-		"empty": {schemas.Unavailable, false, false, true, false}, "bad": {schemas.InvalidInput, false, false, true, false},
-		"busy": {schemas.RateLimited, false, false, true, false}, "broken": {schemas.Unavailable, false, false, true, false},
-		"poor": {schemas.BudgetExceeded, true, false, false, false}, "late": {schemas.Unavailable, false, true, true, false},
-		"cancelled": {schemas.Unavailable, false, false, true, true}, "odd": {schemas.Unavailable, false, false, true, false},
+		"empty": {schemas.Unavailable, false, false, true}, "bad": {schemas.InvalidInput, false, false, true},
+		"busy": {schemas.RateLimited, false, false, true}, "broken": {schemas.Unavailable, false, false, true},
+		"poor": {schemas.BudgetExceeded, true, false, false}, "late": {schemas.Unavailable, false, true, true},
+		"cancelled": {schemas.Unavailable, false, false, true}, "odd": {schemas.Unavailable, false, false, true},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("refused (- want, + got):\n%s", d)
