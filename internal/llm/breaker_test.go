@@ -215,6 +215,28 @@ func TestAccount(t *testing.T) {
 	})
 }
 
+// TestPatience: a request that is tried again meanwhile waits no longer than others.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := scripted(t, endpoint(), 4, func(*http.Request) (*http.Response, error) { return response(502, ""), nil })
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for n := range 8 {
+					start := time.Now()
+					if _, _, err := c.Ask(t.Context(), ask(fmt.Sprint(i, " ", n))); !IsRequest(err) {
+						t.Error(err)
+					}
+					if took := time.Since(start); took > defaultPatience+maxTrialPause+maxBackoff {
+						t.Errorf("it waited %s", took)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
 // TestHasty: who may be asked elsewhere waits for nobody who is out, and finds out when that
 // is over.
 func TestHasty(t *testing.T) {

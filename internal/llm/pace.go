@@ -36,8 +36,9 @@ type turn struct {
 	again  bool   // it was refused for being too much, and goes to the front
 	hasty  bool   // it doesn't wait for an endpoint that is out
 
-	order   int64 // by age
-	since   time.Time
+	order   int64     // by age
+	begun   time.Time // when it first came
+	since   time.Time // when it last came
 	place   *list.Element
 	granted chan struct{} // closed when it may be sent, or never will be
 	err     error         // why it never will be
@@ -101,7 +102,9 @@ func (p *pace) enter(ctx context.Context, t *turn, guard func() error) error {
 		p.turns++
 		t.order = p.turns
 	}
-	t.since = now
+	if t.since = now; t.begun.IsZero() {
+		t.begun = now
+	}
 	p.home(t).push(t, now)
 	p.grant(now)
 	p.mu.Unlock()
@@ -241,7 +244,7 @@ func (p *pace) loseHope(now time.Time) {
 	}
 	for _, r := range p.replicas {
 		for _, t := range r.all() {
-			if t.hasty || min(now.Sub(t.since), now.Sub(since)) >= p.patience {
+			if t.hasty || min(now.Sub(t.begun), now.Sub(since)) >= p.patience {
 				r.end(t, &outage{since, r.breaker.last})
 			}
 		}
