@@ -525,6 +525,26 @@ func TestAccountConditionsByBatch(t *testing.T) {
 			t.Errorf("resumed: %+v, %v", r, err)
 		}
 	})
+	t.Run("when looking", func(t *testing.T) {
+		p := newProvider(t)
+		refused, serves := true, p.models.Config.Handler
+		p.models.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if refused {
+				http.Error(w, `{"error":{"message":"no such key"}}`, http.StatusUnauthorized)
+				return
+			}
+			serves.ServeHTTP(w, r)
+		})
+		w := newWorld(t, byBatchSpec(t, fivePrompts()...), options{models: p.models})
+		check := func() error { _, err := call[any](w, w.CheckBatches, w.spec); return err }
+		if app := failure(t, check()); !app.NonRetryable() || !strings.Contains(app.Message(), "Check the access") {
+			t.Errorf("got %v", app)
+		}
+		refused = false
+		if err := check(); err != nil {
+			t.Errorf("resumed: %v", err)
+		}
+	})
 	t.Run("of requests", func(t *testing.T) {
 		p := newProvider(t)
 		poor := true

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"time"
 
 	"precept/internal/judge"
 	"precept/internal/policy"
@@ -114,7 +115,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			// cut answers masked.
 			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
 			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
-			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: 300},
+			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
 		}, reward.TokenEnv+"="+rewards.Token())
 		if err != nil {
 			return err
@@ -143,4 +144,12 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
+}
+
+// rewardedWithin is how long a job waits for a step's rewards. In an outage each of them
+// waits for the judge, as many at a time as it bears at once: a time-out before they are
+// null would end the job.
+func rewardedWithin(completions, atOnce int) time.Duration {
+	turns := (completions + atOnce - 1) / atOnce
+	return time.Duration(turns) * 5 * time.Minute
 }

@@ -160,6 +160,9 @@ func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, 
 	}
 	var failed error
 	for i, client := range c.clients {
+		if i+1 < len(c.clients) {
+			client = client.Hasty()
+		}
 		answer, meta, err := client.Ask(ctx, c.put(client, r))
 		if err == nil || ctx.Err() != nil || !away(err) {
 			return c.answered(client, answer, meta, err)

@@ -182,6 +182,32 @@ func TestFallback(t *testing.T) {
 	}
 }
 
+// TestFallbackAtOnce: while an endpoint is out, rows go to the next one without waiting for it.
+func TestFallbackAtOnce(t *testing.T) {
+	t.Parallel()
+	models := newModels(t)
+	models.says(func(q question) *reply {
+		if q.Model == "teacher-local" {
+			return &reply{status: 503, text: "away"}
+		}
+		return nil
+	})
+	var many []prompt
+	for i := range 60 {
+		many = append(many, prompt{Category: "violence", Intent: schemas.IntentHarmful, Text: fmt.Sprintf("What is %d and %d times %d?", i, i*7919, i*104729)})
+	}
+	spec := imported(t, many...)
+	spec.Synthesize.Teacher = routed(t).Synthesize.Teacher
+	start := time.Now()
+	w := newWorld(t, spec, options{models: models, endpoints: routedEndpoints, tries: 1}).stages(schemas.StagePrompts, schemas.StageSynthesize)
+	if calls := models.calls(); calls["teacher-local2"] != 60*w.spec.Synthesize.Samples || calls["teacher-local"] > 40 {
+		t.Errorf("asked %v", calls)
+	}
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
 // TestNoFallback: a refusal of the content is an answer, and a wrong or rationed request is
 // no outage.
 func TestNoFallback(t *testing.T) {

@@ -235,7 +235,7 @@ func (c calibration) rate(ctx context.Context, d *desk, endpoint string, items [
 	j := judge.New(client, judge.Role(c.role), judge.Options{Votes: c.votes, MaxTokens: judgeTokens(judge.Role(c.role)), All: true})
 	ratings := make([]rating, len(items))
 	var mu sync.Mutex
-	p := pool.New().WithMaxGoroutines(inFlight(client)).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
+	p := pool.New().WithMaxGoroutines(client.Endpoint().InFlight()).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
 	for i, item := range items {
 		p.Go(func(ctx context.Context) error {
 			v, err := j.Verdict(ctx, item)

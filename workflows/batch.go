@@ -114,8 +114,8 @@ func (f *factory) poll(ctx workflow.Context, part *schemas.OpenStage, progress *
 	return ready, nil
 }
 
-// polling looks at batches: an outage of the provider is waited out, since nothing is lost
-// by it.
+// polling looks at batches: an outage of the provider or of the store is waited out, since
+// nothing is lost by it.
 func polling(ctx workflow.Context, stage schemas.Stage) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		TaskQueue:           stage.Queue(),
@@ -125,7 +125,7 @@ func polling(ctx workflow.Context, stage schemas.Stage) workflow.Context {
 			InitialInterval:        time.Second,
 			BackoffCoefficient:     2,
 			MaximumInterval:        time.Minute,
-			NonRetryableErrorTypes: []string{string(schemas.InvalidInput)},
+			NonRetryableErrorTypes: []string{string(schemas.InvalidInput), string(schemas.NotFound), string(schemas.Conflict)},
 		},
 		Summary: "look at batches",
 	})

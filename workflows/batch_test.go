@@ -53,6 +53,7 @@ func newBatched(t *testing.T, rounds int) *batched {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.unpolled != nil {
+			b.polls = append(b.polls, r.Tasks)
 			return activities.PollResult{}, b.unpolled
 		}
 		b.polls, b.at = append(b.polls, r.Tasks), append(b.at, b.Now())
@@ -217,18 +218,26 @@ func TestAFailedTaskWaitsForTheOthersBatches(t *testing.T) {
 
 // Where batches can't be looked at, people are asked, and then the tasks are called.
 func TestBatchesThatCannotBeLookedAt(t *testing.T) {
-	w := newBatched(t, 2)
-	w.unpolled = temporal.NewNonRetryableApplicationError("the key is refused", string(schemas.InvalidInput), nil)
-	for _, at := range []time.Duration{time.Hour, 2 * time.Hour} {
-		w.RegisterDelayedCallback(func() {
-			if o := w.waiting(t); o == nil || !strings.Contains(o.Question, "the key is refused") {
-				t.Errorf("waits for %+v", o)
+	for name, err := range map[string]error{
+		"the key is refused": temporal.NewNonRetryableApplicationError("the key is refused", string(schemas.InvalidInput), nil),
+		"another run":        temporal.NewApplicationError("two runs with this ID are under way", string(schemas.Conflict)),
+		"the plan is gone":   temporal.NewApplicationError("the plan is gone", string(schemas.NotFound)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newBatched(t, 2)
+			w.unpolled = err
+			for _, at := range []time.Duration{time.Hour, 2 * time.Hour} {
+				w.RegisterDelayedCallback(func() {
+					if o := w.waiting(t); o == nil || !strings.Contains(o.Question, err.(*temporal.ApplicationError).Message()) {
+						t.Errorf("waits for %+v", o)
+					}
+					w.SignalWorkflow("resume", schemas.Decision{By: "ann"})
+				}, at)
 			}
-			w.SignalWorkflow("resume", schemas.Decision{By: "ann"})
-		}, at)
-	}
-	if report := w.run(t, batchSpec()); report.State != schemas.StateCompleted {
-		t.Errorf("ended as %q", report.State)
+			if report := w.run(t, batchSpec()); report.State != schemas.StateCompleted || len(w.polls) != 2 {
+				t.Errorf("ended as %q after %d looks", report.State, len(w.polls))
+			}
+		})
 	}
 }
 

@@ -110,21 +110,29 @@ func newBatches(s *server, c batchConfig) *batches {
 }
 
 func (b *batches) routes(mux *http.ServeMux) {
-	handle := func(pattern string, do func(w http.ResponseWriter, r *http.Request) (any, *apiError)) {
+	handle := func(pattern string, do func(r *http.Request) (any, *apiError)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if e := b.server.authorize(r); e != nil {
 				e.write(w)
 				return
 			}
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			reply, e := do(w, r)
+			// A slow client holds up nobody else: its body is read before, and its reply
+			// written after, what is done for one at a time.
+			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBatchFile+1<<20))
+			if err != nil {
+				badRequest("the body can't be read: " + err.Error()).write(w)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			reply, contentType, e := b.reply(r, do)
 			if e != nil {
 				e.write(w)
-			} else if reply != nil {
-				// A client that went away has no use for the reply.
-				_ = writeJSON(w, http.StatusOK, reply)
+				return
 			}
+			w.Header().Set("Content-Type", contentType)
+			w.Header().Set("Content-Length", strconv.Itoa(len(reply)))
+			// A client that went away has no use for the reply.
+			_, _ = w.Write(reply)
 		})
 	}
 	handle("POST /v1/files", b.upload)
@@ -137,12 +145,27 @@ func (b *batches) routes(mux *http.ServeMux) {
 	handle("POST /v1/batches/{id}/cancel", b.cancel)
 }
 
+// reply does a call, and returns its reply: a file's content as it is, else JSON.
+func (b *batches) reply(r *http.Request, do func(r *http.Request) (any, *apiError)) (raw []byte, contentType string, _ *apiError) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	reply, e := do(r)
+	if e != nil {
+		return nil, "", e
+	}
+	if content, ok := reply.([]byte); ok {
+		return content, "application/octet-stream", nil
+	}
+	// What are plain values can be written.
+	raw, _ = json.Marshal(reply)
+	return raw, "application/json", nil
+}
+
 func missing(what, id string) *apiError {
 	return &apiError{status: http.StatusNotFound, Type: "invalid_request_error", Code: "not_found", Message: fmt.Sprintf("no %s has the ID %q", what, id)}
 }
 
-func (b *batches) upload(w http.ResponseWriter, r *http.Request) (any, *apiError) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBatchFile+1<<20)
+func (b *batches) upload(r *http.Request) (any, *apiError) {
 	part, header, err := r.FormFile("file")
 	if err != nil {
 		return nil, badRequest("no file came: " + err.Error())
@@ -168,25 +191,22 @@ func (b *batches) store(name, purpose string, content []byte) *file {
 	return f
 }
 
-func (b *batches) serveFile(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) serveFile(r *http.Request) (any, *apiError) {
 	if f := b.files[r.PathValue("id")]; f != nil {
 		return f, nil
 	}
 	return nil, missing("file", r.PathValue("id"))
 }
 
-func (b *batches) serveContent(w http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) serveContent(r *http.Request) (any, *apiError) {
 	f := b.files[r.PathValue("id")]
 	if f == nil {
 		return nil, missing("file", r.PathValue("id"))
 	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Length", strconv.Itoa(len(f.content)))
-	_, _ = w.Write(f.content)
-	return nil, nil
+	return f.content, nil
 }
 
-func (b *batches) deleteFile(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) deleteFile(r *http.Request) (any, *apiError) {
 	id := r.PathValue("id")
 	if b.files[id] == nil {
 		return nil, missing("file", id)
@@ -195,7 +215,7 @@ func (b *batches) deleteFile(_ http.ResponseWriter, r *http.Request) (any, *apiE
 	return map[string]any{"id": id, "object": "file", "deleted": true}, b.save()
 }
 
-func (b *batches) create(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) create(r *http.Request) (any, *apiError) {
 	var asked struct {
 		Input    string            `json:"input_file_id"`
 		Endpoint string            `json:"endpoint"`
@@ -252,7 +272,7 @@ func (b *batches) find(id string) *batch {
 	return nil
 }
 
-func (b *batches) get(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) get(r *http.Request) (any, *apiError) {
 	x := b.find(r.PathValue("id"))
 	if x == nil {
 		return nil, missing("batch", r.PathValue("id"))
@@ -261,7 +281,7 @@ func (b *batches) get(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
 }
 
 // list lists the latest batches first, as the API does.
-func (b *batches) list(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) list(r *http.Request) (any, *apiError) {
 	limit := 20
 	if text := r.FormValue("limit"); text != "" {
 		n, err := strconv.Atoi(text)
@@ -293,7 +313,7 @@ func (b *batches) list(_ http.ResponseWriter, r *http.Request) (any, *apiError) 
 }
 
 // cancel ends a batch half-way: what was answered by then stays.
-func (b *batches) cancel(_ http.ResponseWriter, r *http.Request) (any, *apiError) {
+func (b *batches) cancel(r *http.Request) (any, *apiError) {
 	x := b.find(r.PathValue("id"))
 	if x == nil {
 		return nil, missing("batch", r.PathValue("id"))

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -302,4 +304,26 @@ func TestBatchesOutliveARestart(t *testing.T) {
 	if b := y.get(open.ID); b.Status != completed || b.Counts.Completed != 3 {
 		t.Errorf("open batch at its end: %+v", b)
 	}
+}
+
+// A client that is frozen in the middle of its upload holds up nobody.
+func TestASlowUploadHoldsUpNobody(t *testing.T) {
+	s := httptest.NewServer(newServer(config{}).handler())
+	defer s.Close()
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /v1/files HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n")
+	// It is read now.
+	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatal(line, err)
+	}
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Get(s.URL + "/v1/batches")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
 }

@@ -67,7 +67,9 @@ func newBudget(perMinute int, now time.Time) budget {
 
 // wait is how long it is until t may be sent, or until that is worth another look.
 func (a *allowance) wait(t *turn, now time.Time) time.Duration {
-	t.charge.tokens = float64(t.bytes)*a.perByte + a.perAnswer
+	if t.bytes > 0 { // else it is a call that no model answers
+		t.charge.tokens = float64(t.bytes)*a.perByte + a.perAnswer
+	}
 	a.wanted.each = t.charge.tokens
 	if a.requests.unlimited() && a.tokens.unlimited() {
 		return 0 // there is nothing to share

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -206,19 +207,18 @@ func TestFetch(t *testing.T) {
 	type class struct {
 		Kind                   schemas.Kind
 		Account, Late, Request bool
-		Cancelled              bool
 	}
 	got := map[string]class{}
 	for _, text := range []string{"good", "cut", "empty", "refused", "long", "bad", "busy", "broken", "poor", "late", "cancelled", "odd"} {
 		if err := refused[key(text)]; err != nil {
-			got[text] = class{schemas.KindOf(err), IsAccount(err), IsLate(err), IsRequest(err), IsCancelled(err)}
+			got[text] = class{schemas.KindOf(err), IsAccount(err), IsLate(err), IsRequest(err)}
 		}
 	}
 	want := map[string]class{
-		"empty": {schemas.Unavailable, false, false, true, false}, "bad": {schemas.InvalidInput, false, false, true, false},
-		"busy": {schemas.RateLimited, false, false, true, false}, "broken": {schemas.Unavailable, false, false, true, false},
-		"poor": {schemas.BudgetExceeded, true, false, false, false}, "late": {schemas.Unavailable, false, true, true, false},
-		"cancelled": {schemas.Unavailable, false, false, true, true}, "odd": {schemas.Unavailable, false, false, true, false},
+		"empty": {schemas.Unavailable, false, false, true}, "bad": {schemas.InvalidInput, false, false, true},
+		"busy": {schemas.RateLimited, false, false, true}, "broken": {schemas.Unavailable, false, false, true},
+		"poor": {schemas.BudgetExceeded, true, false, false}, "late": {schemas.Unavailable, false, true, true},
+		"cancelled": {schemas.Unavailable, false, false, true}, "odd": {schemas.Unavailable, false, false, true},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("refused (- want, + got):\n%s", d)
@@ -417,4 +417,59 @@ func TestPollEvery(t *testing.T) {
 	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
 		t.Error(d)
 	}
+}
+
+// A call of the batch API that goes well is a trial that goes well, of an account that was
+// refused as of a replica that was out.
+func TestBatchTrials(t *testing.T) {
+	for name, refuse := range map[string]func() (*http.Response, error){
+		"account": func() (*http.Response, error) { return response(401, `{"error":{"message":"no"}}`), nil },
+		"outage":  func() (*http.Response, error) { return response(503, ""), nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				well := false
+				c := scripted(t, endpoint(), outageAfter, func(r *http.Request) (*http.Response, error) {
+					if !well {
+						return refuse()
+					}
+					return response(200, `{"id":"b1","status":"in_progress"}`), nil
+				})
+				if _, err := c.Batch(t.Context(), "b1"); err == nil {
+					t.Fatal("it went well")
+				}
+				if p := c.pace; p.account.refusal == nil && !p.replicas[0].breaker.open {
+					t.Fatal("nothing is closed")
+				}
+				well = true
+				if _, err := c.Guarded(func() error { return nil }).Batch(t.Context(), "b1"); err != nil {
+					t.Fatal(err)
+				}
+				if p := c.pace; p.account.refusal != nil || p.replicas[0].breaker.open {
+					t.Errorf("account: %v, breaker: %+v", p.account.refusal, p.replicas[0].breaker)
+				}
+				if _, err := c.Batch(t.Context(), "b1"); err != nil {
+					t.Errorf("the one after the trial: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Calls of the batch API take nothing of the tokens a minute: no model answers them.
+func TestBatchTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := endpoint()
+		e.TPM = 60
+		c := scripted(t, e, 1, func(r *http.Request) (*http.Response, error) { return response(200, `{"id":"b1"}`), nil })
+		start := time.Now()
+		for range 10 {
+			if _, err := c.Batch(t.Context(), "b1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("ten calls took %s", took)
+		}
+	})
 }

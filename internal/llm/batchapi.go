@@ -49,7 +49,7 @@ func (b Batch) Ended() bool {
 // completionWindow is the only one that providers offer.
 const completionWindow = "24h"
 
-// transferWithin bounds one call of the batch API: files may be large.
+// transferWithin bounds one call of the batch API that moves a file, which may be large.
 const transferWithin = 15 * time.Minute
 
 // Upload stores a part as a file at the provider, which costs nothing yet.
@@ -253,13 +253,17 @@ func (c *Client) callOnce(ctx context.Context, x exchange, do func(context.Conte
 		return err
 	}
 	sent := false
-	// How long a file takes tells nothing of how long an answer does.
-	defer func() { c.pace.leave(t, outcome{sent: sent, aborted: err == nil || ctx.Err() != nil, err: err}) }()
+	// Without its seconds: how long a file takes tells nothing of how long an answer does.
+	defer func() { c.pace.leave(t, outcome{sent: sent, aborted: ctx.Err() != nil, err: err}) }()
 	if err := c.guard(); err != nil {
 		return err
 	}
 	sent = true
-	attempt, cancel := context.WithTimeoutCause(ctx, transferWithin, fmt.Errorf("no reply within %s", transferWithin))
+	within := c.endpoint.timeout()
+	if x.body != nil || x.file {
+		within = transferWithin
+	}
+	attempt, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no reply within %s", within))
 	defer cancel()
 	x.other = true
 	err = do(x.into(attempt))

@@ -104,11 +104,8 @@ func (c *Client) readLine(raw []byte) (key schemas.Key, answer Answer, err error
 
 // unanswered reads the error of a request that no model was asked.
 func (c *Client) unanswered(p problem) (Answer, error) {
-	switch {
-	case strings.Contains(p.code, "batch_expired"):
+	if strings.Contains(p.code, "batch_expired") {
 		return Answer{}, c.fail(schemas.Unavailable, &fault{text: c.clean(p.text), late: true}, "")
-	case strings.Contains(p.code, "batch_cancelled"):
-		return Answer{}, c.fail(schemas.Unavailable, &fault{text: c.clean(p.text), cause: errCancelled}, "")
 	}
 	status := p.status()
 	if status == 0 {
@@ -119,11 +116,6 @@ func (c *Client) unanswered(p problem) (Answer, error) {
 	}
 	return c.refused(status, p, nil)
 }
-
-var errCancelled = errors.New("the batch was cancelled")
-
-// IsCancelled reports whether err is that a request's batch was cancelled before its turn.
-func IsCancelled(err error) bool { return errors.Is(err, errCancelled) }
 
 // keep journals an answer that came by batch, unless the request has one.
 func (c *Client) keep(ctx context.Context, key schemas.Key, limit int, answer Answer, paid func(Answer, Meta)) error {

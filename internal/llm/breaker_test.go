@@ -214,3 +214,62 @@ func TestAccount(t *testing.T) {
 		want("probed", all(first, "probed"), 0, 20)
 	})
 }
+
+// TestPatience: a request that is tried again meanwhile waits no longer than others.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := scripted(t, endpoint(), 4, func(*http.Request) (*http.Response, error) { return response(502, ""), nil })
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for n := range 8 {
+					start := time.Now()
+					if _, _, err := c.Ask(t.Context(), ask(fmt.Sprint(i, " ", n))); !IsRequest(err) {
+						t.Error(err)
+					}
+					if took := time.Since(start); took > defaultPatience+maxTrialPause+maxBackoff {
+						t.Errorf("it waited %s", took)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// TestHasty: who may be asked elsewhere waits for nobody who is out, and finds out when that
+// is over.
+func TestHasty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		out, sent := true, 0
+		c := scripted(t, endpoint(), 1, func(*http.Request) (*http.Response, error) {
+			sent++
+			if out {
+				return response(502, ""), nil
+			}
+			return response(200, hello), nil
+		})
+		c = c.Hasty()
+		for i := range 1000 {
+			if _, _, err := c.Ask(t.Context(), ask(fmt.Sprint(i))); schemas.KindOf(err) != schemas.Unavailable || !IsRequest(err) {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if took := time.Since(start); took > 101*time.Second {
+			t.Errorf("1,000 requests and as many tenths of a second took %s", took)
+		}
+		if sent < outageAfter+10 || sent > outageAfter+40 {
+			t.Errorf("%d were sent", sent)
+		}
+		out, sent = false, 0
+		for i := range 200 {
+			_, _, _ = c.Ask(t.Context(), ask(fmt.Sprint(i)))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if sent < 100 {
+			t.Errorf("%d were sent when it was back", sent)
+		}
+	})
+}

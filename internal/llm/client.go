@@ -67,6 +67,7 @@ type Client struct {
 	payer    Payer    // nil: nobody keeps account
 	backlog  *Backlog // in batch mode: what is to be sent
 	seen     int      // refusals of the account before this client was guarded
+	hasty    bool     // it waits for no endpoint that is out
 }
 
 // NewClient makes a client for e. It sends nothing.
@@ -130,6 +131,14 @@ func (c *Client) Guarded(guard func() error) *Client {
 	g.guard = guard
 	g.seen = c.pace.refusals()
 	return &g
+}
+
+// Hasty returns a client that doesn't wait for an endpoint that is out, since another one
+// can be asked in its place. It shares all else with c.
+func (c *Client) Hasty() *Client {
+	h := *c
+	h.hasty = true
+	return &h
 }
 
 // Endpoint is the endpoint that c asks.
@@ -237,7 +246,7 @@ func (c *Client) check(r Request) error {
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
 func (c *Client) persist(ctx context.Context, body net.Buffers, bill Bill) (Answer, error) {
-	t := &turn{prefix: prefixOf(body), seen: c.seen}
+	t := &turn{prefix: prefixOf(body), seen: c.seen, hasty: c.hasty}
 	for _, part := range body {
 		t.bytes += len(part)
 	}

@@ -31,12 +31,14 @@ type pace struct {
 // turn is a request's place in a queue, then its leave to be sent once.
 type turn struct {
 	prefix uint32 // of the text that it begins with
-	bytes  int
-	seen   int  // refusals of the account that its client knew of when it was made
-	again  bool // it was refused for being too much, and goes to the front
+	bytes  int    // of the messages and what else is sent; 0 of a call of another API
+	seen   int    // refusals of the account that its client knew of when it was made
+	again  bool   // it was refused for being too much, and goes to the front
+	hasty  bool   // it doesn't wait for an endpoint that is out
 
-	order   int64 // by age
-	since   time.Time
+	order   int64     // by age
+	begun   time.Time // when it first came
+	since   time.Time // when it last came
 	place   *list.Element
 	granted chan struct{} // closed when it may be sent, or never will be
 	err     error         // why it never will be
@@ -100,7 +102,9 @@ func (p *pace) enter(ctx context.Context, t *turn, guard func() error) error {
 		p.turns++
 		t.order = p.turns
 	}
-	t.since = now
+	if t.since = now; t.begun.IsZero() {
+		t.begun = now
+	}
 	p.home(t).push(t, now)
 	p.grant(now)
 	p.mu.Unlock()
@@ -167,7 +171,6 @@ func (p *pace) ring() {
 // grant gives turns, the longest waiting first, for as long as there is room, and sets
 // the alarm for when there may be more.
 func (p *pace) grant(now time.Time) {
-	p.loseHope(now)
 	var wait time.Duration
 	for {
 		t, r := p.next(now)
@@ -183,6 +186,7 @@ func (p *pace) grant(now time.Time) {
 		p.account.take(t)
 		close(t.granted)
 	}
+	p.loseHope(now)
 	p.allowance.wanted.holds(wait > 0, now)
 	if wait == 0 {
 		wait = p.change(now)
@@ -226,7 +230,8 @@ func (p *pace) change(now time.Time) (wait time.Duration) {
 	return wait
 }
 
-// loseHope ends the turns that have waited too long while every replica is out.
+// loseHope ends the turns that have waited too long while every replica is out. Those that
+// can be its trials were given before.
 func (p *pace) loseHope(now time.Time) {
 	since := p.replicas[0].breaker.since
 	for _, r := range p.replicas {
@@ -238,11 +243,10 @@ func (p *pace) loseHope(now time.Time) {
 		}
 	}
 	for _, r := range p.replicas {
-		for t := r.head(); t != nil; t = r.head() {
-			if now.Sub(t.since) < p.patience || now.Sub(since) < p.patience {
-				break
+		for _, t := range r.all() {
+			if t.hasty || min(now.Sub(t.begun), now.Sub(since)) >= p.patience {
+				r.end(t, &outage{since, r.breaker.last})
 			}
-			r.end(t, &outage{since, r.breaker.last})
 		}
 	}
 }

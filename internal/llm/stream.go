@@ -19,7 +19,8 @@ func (e Endpoint) streamed(body net.Buffers) net.Buffers {
 	}
 	last := len(body) - 1
 	body = slices.Clone(body)
-	body[last] = append(bytes.TrimSuffix(body[last], []byte("}")), fields...)
+	// In a copy: the body is sent again after an error.
+	body[last] = slices.Concat(bytes.TrimSuffix(body[last], []byte("}")), []byte(fields))
 	return body
 }
 

@@ -197,3 +197,27 @@ func TestStreamIsAsked(t *testing.T) {
 		}
 	}
 }
+
+// TestStreamAgain: what is sent again asks for a stream in the same words.
+func TestStreamAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := endpoint()
+		e.Stream = true
+		var sent []string
+		c := scripted(t, e, 4, func(r *http.Request) (*http.Response, error) {
+			body, _ := io.ReadAll(r.Body)
+			if !json.Valid(body) {
+				t.Errorf("it sent %s", body)
+			}
+			if sent = append(sent, string(body)); len(sent) < 3 {
+				return response(503, ""), nil
+			}
+			return response(200, delta("a")+stop+done), nil
+		})
+		r := ask("Hi")
+		r.JSONSchema = &Schema{Name: "s", Schema: map[string]any{"description": strings.Repeat("x", 1000)}}
+		if _, _, err := c.Ask(t.Context(), r); err != nil || len(sent) != 3 || sent[0] != sent[2] {
+			t.Errorf("%v; it sent %q", err, sent)
+		}
+	})
+}
