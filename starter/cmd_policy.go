@@ -458,7 +458,7 @@ func (t policyTest) ask(ctx context.Context, d *desk) (cases []tested, used sche
 	j := judge.New(judging, judge.RoleFilter, judge.Options{MaxTokens: judgeTokens(judge.RoleFilter)})
 	var mu sync.Mutex
 	spend := func(u schemas.Usage) { mu.Lock(); used.Add(u); mu.Unlock() }
-	p := pool.New().WithMaxGoroutines(inFlight(teacher)).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
+	p := pool.New().WithMaxGoroutines(teacher.Endpoint().InFlight()).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
 	for i := range cases {
 		p.Go(func(ctx context.Context) error {
 			cp, err := pol.For(cases[i].Category)

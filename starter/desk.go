@@ -82,9 +82,6 @@ func simulatedOf(c config.Config, endpoints []string) (names []string) {
 	return slices.Compact(names)
 }
 
-// inFlight is how many items are worked on at a time.
-func inFlight(c *llm.Client) int { return max(1, c.Endpoint().MaxInFlight) }
-
 // costLine says what a command's calls came to.
 func costLine(u schemas.Usage) string {
 	return fmt.Sprintf("Calls: %d paid ($%.4f), %d found in the journal\n", u.Paid, u.USD, u.Cached)
