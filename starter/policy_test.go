@@ -224,6 +224,8 @@ func TestTry(t *testing.T) {
 		{[]string{"--prompt", "x"}, "the prompt has no category"},
 		{[]string{"--category", "violence"}, "--category is a prompt's of your own"},
 		{[]string{"-n", "0"}, "-n is 0"},
+		{[]string{"--prompt", "x", "--category", "violence", "--intent", "evil"}, `--intent is "evil"; it is one of [harmful borderline benign]`},
+		{[]string{"--intent", "harmful"}, "--intent is a prompt's of your own"},
 	} {
 		if code, _, stderr := s.run(t, append([]string{"try", filepath.Join(dir, "spec.json")}, tt.args...)...); code != exitBadInput || !strings.Contains(stderr, tt.want) {
 			t.Errorf("%v: exit code %d: %s", tt.args, code, stderr)
