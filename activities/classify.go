@@ -18,7 +18,7 @@ import (
 
 const (
 	// classifyVersion changes when the same votes give other labels.
-	classifyVersion = 1
+	classifyVersion = 2
 	// classifyRows is how many rows a task classifies.
 	classifyRows = 2_000
 )

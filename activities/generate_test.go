@@ -169,3 +169,13 @@ func TestPreviewOfGeneratedPrompts(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyWhatIsAskedMustBeConfigured: an endpoint of a stage that the run doesn't pass may
+// be nowhere, one that is asked must be there before anything is paid.
+func TestOnlyWhatIsAskedMustBeConfigured(t *testing.T) {
+	t.Parallel()
+	spec := imported(t, fivePrompts()...)
+	spec.Until, spec.Evaluate.Skip = schemas.StageFilter, true
+	spec.Evaluate.Grader, spec.RL.Judge = schemas.RoleOf("nobody"), schemas.RoleOf("nobody")
+	newWorld(t, spec, options{}).stages(schemas.StagePrompts)
+}
