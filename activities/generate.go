@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"precept/internal/generate"
+	"precept/internal/judge"
 	"precept/internal/llm"
 	"precept/schemas"
 )
@@ -75,13 +76,15 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 	return tasks, nil
 }
 
-// openEndpoints opens what the run asks to make its data, before anything is paid.
+// openEndpoints opens what the run asks to make its data and to grade, before anything is
+// paid. The reward's are asked from where models are trained.
 func (p *planner) openEndpoints() error {
-	for _, role := range []schemas.Role{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
-		for _, name := range role.Endpoints() {
-			if _, err := p.client(name); err != nil {
-				return err
-			}
+	for _, r := range p.usedEndpoints(p.Spec) {
+		if r.judges == judge.RoleReward {
+			continue
+		}
+		if _, err := p.client(r.name); err != nil {
+			return err
 		}
 	}
 	return nil
