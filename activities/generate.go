@@ -65,7 +65,7 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 				}),
 				Policy: cp.Digest,
 			}
-			if err := p.cast(&l, g.Teacher, target.Category); err != nil {
+			if err := p.cast(&l, g.Teacher, []schemas.Intent{target.Intent}, target.Category); err != nil {
 				return nil, err
 			}
 			t := newTask(title("%s %s %d/%d", target.Category, target.Intent, n+1, total), int64(to-from), l, schemas.OutputGenerated)
@@ -105,11 +105,11 @@ func doGenerate(ctx context.Context, w *work) error {
 		return err
 	}
 	g := w.spec.Prompts.Generate
-	teacher, err := w.router(g.Teacher)
+	share := w.Shares[0]
+	teacher, err := w.router(g.Teacher, share.Intent)
 	if err != nil {
 		return err
 	}
-	share := w.Shares[0]
 	space := generate.NewSpace(generate.Target{Category: w.Category, Intent: share.Intent}, pol.Cases(w.Category), g.Languages, g.Styles, g.Seed)
 	brief := func(i int) generate.Brief { return space.Brief(share.From + int64(i)) }
 	prompts := rowsOf[schemas.Generated]{

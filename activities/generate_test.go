@@ -130,6 +130,15 @@ func TestGeneratedPromptsGoByRoutes(t *testing.T) {
 	spec := generating(t, 2)
 	spec.Prompts.Generate.Teacher = schemas.Role{{Endpoint: "grader", Intents: []schemas.Intent{schemas.IntentHarmful}}, {Endpoint: "teacher"}}
 	w := newWorld(t, spec, options{}).stages(schemas.StageGenerate, schemas.StageClassify)
+	// Who writes harmful prompts is nothing to the shards of the others.
+	plain := newWorld(t, generating(t, 2), options{}).imports()
+	theirs := plain.planOf(plain.plans(schemas.StageGenerate)).Tasks
+	for i, task := range w.planOf(w.plans(schemas.StageGenerate)).Tasks {
+		same := task.Outputs[0].Key == theirs[i].Outputs[0].Key
+		if same == (task.Shares[0].Intent == schemas.IntentHarmful) {
+			t.Errorf("%s: the key is the same: %v", task.Title, same)
+		}
+	}
 	for _, g := range rows[schemas.Generated](w, schemas.StageGenerate, schemas.OutputGenerated) {
 		if local := strings.Contains(string(g.Teacher), "grader"); local != (g.Prompt.Intent == schemas.IntentHarmful) {
 			t.Errorf("%s asked for a %s prompt", g.Teacher, g.Prompt.Intent)
