@@ -180,7 +180,7 @@ func TestRoleSurvivesJSON(t *testing.T) {
 			for _, intent := range Intents {
 				x, errX := role.For(category, intent)
 				y, errY := again.For(category, intent)
-				if errX != nil || errY != nil || DigestOf(x) != DigestOf(y) || !x.Fits(category, intent) {
+				if errX != nil || errY != nil || DigestOf(x) != DigestOf(y) || !x.fits(category, intent) {
 					t.Errorf("%s %s goes to %v and %v", category, intent, x, y)
 				}
 			}

@@ -137,7 +137,7 @@ func countChanges(ctx context.Context, store shard.Store, run schemas.RunID, fro
 	synthesized, filtered := stageCosts(past.manifests[schemas.StageSynthesize]), stageCosts(past.manifests[schemas.StageFilter])
 	for i := range changes {
 		x := &changes[i]
-		if x.Same() {
+		if x.Same() || x.To == "" { // its prompts are refused
 			continue
 		}
 		x.Completions, x.Votes = synthesized.requests(x.Category), filtered.requests(x.Category)

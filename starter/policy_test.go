@@ -131,6 +131,13 @@ func TestPolicyDiff(t *testing.T) {
 	if _, out, _ = s.run(t, "policy", "diff", body, a, "--run", "first"); !strings.Contains(out, "Note: run first has read another policy (") {
 		t.Errorf("the run has read another policy:\n%s", out)
 	}
+	gone := policyFolder(t, "", "", "")
+	if err := os.Remove(filepath.Join(gone, "violence.md")); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, _ = s.run(t, "policy", "diff", a, gone, "--run", "first"); !strings.Contains(out, "0            0      -        it is gone\n") {
+		t.Errorf("rows of a category that is gone are asked again:\n%s", out)
+	}
 	if code, _, stderr = s.run(t, "policy", "diff", a, body, "--run", "nobody"); code != exitError || !strings.Contains(stderr, "the store has no such run") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
