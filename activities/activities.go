@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing/fstest"
+	"time"
 
 	"go.temporal.io/sdk/temporal"
 
@@ -23,8 +24,9 @@ type Activities struct {
 	config  config.Config
 	store   shard.Store
 	journal *shard.Journal
-	holder  string // names this process in leases
-	offline bool   // models answer from the journal alone
+	holder  string        // names this process in leases
+	ttl     time.Duration // bounds how long a dead worker keeps others from its task
+	offline bool          // models answer from the journal alone
 
 	mu       sync.Mutex
 	clients  map[string]*llm.Client
@@ -39,7 +41,7 @@ type Activities struct {
 // New returns the activities of a worker named holder.
 func New(c config.Config, store shard.Store, journal *shard.Journal, holder string) *Activities {
 	return &Activities{
-		config: c, store: store, journal: journal, holder: holder,
+		config: c, store: store, journal: journal, holder: holder, ttl: leaseTTL,
 		clients:  map[string]*llm.Client{},
 		plans:    map[schemas.Digest]*schemas.Plan{},
 		policies: map[schemas.Digest]*policy.Policy{},

@@ -37,8 +37,6 @@ type batchRecord struct {
 	Round  int  `json:"round"`
 	Fruit  bool `json:"fruit,omitempty"` // the round has brought answers, or doesn't count
 	Vain   int  `json:"vain,omitempty"`  // rounds in a row that brought none
-	// Spent is what the answers so far took.
-	Spent schemas.Usage `json:"spent"`
 }
 
 func (r *batchRecord) fail(endpoint string, key schemas.Key, err error) *llm.Failure {
@@ -130,15 +128,12 @@ func byBatch(do func(context.Context, *work) error) func(context.Context, *work)
 			w.trip.usage = b.soFar
 		}
 		for {
-			cached := w.beat.usage().Cached
+			w.account.again()
 			err := do(ctx, w)
-			cached = w.beat.usage().Cached - cached
-			if !errors.Is(err, errAwaited) {
-				w.beat.spend(schemas.Usage{Cached: -min(cached, b.record.Spent.Paid)})
+			// What the grant lets be asked is; the rest when it is known what that took.
+			if !errors.Is(err, errAwaited) && !(errors.Is(err, errGrant) && b.asksAny()) {
 				return b.close(ctx, err)
 			}
-			// The last call counts what was answered from the journal before.
-			w.beat.spend(schemas.Usage{Cached: -cached})
 			if !b.inVain() {
 				return b.pending(b.submit(ctx))
 			}
@@ -150,7 +145,7 @@ func byBatch(do func(context.Context, *work) error) func(context.Context, *work)
 // soFar is what the rows took that a tripwire has counted: their part of what all took,
 // since answers come before any row is counted.
 func (b *batches) soFar() schemas.Usage {
-	u := b.record.Spent
+	u := b.account.took()
 	u.USD *= float64(b.trip.ledger.Outcomes()) / float64(max(1, b.Planned))
 	return u
 }
@@ -191,6 +186,16 @@ func (b *batches) close(ctx context.Context, err error) error {
 		return &givenUpError{err}
 	}
 	return err
+}
+
+// asksAny reports whether there is anything to submit.
+func (b *batches) asksAny() bool {
+	for _, l := range b.backlogs {
+		if len(l.Keys()) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *batches) gaveUp() bool {
@@ -265,7 +270,7 @@ func (b *batches) asks(endpoint string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Guarded(b.guard), nil
+	return c.Guarded(b.guard).Paying(b.account), nil
 }
 
 // receive journals what the batches have brought that have ended.
@@ -341,9 +346,7 @@ func (b *batches) look(ctx context.Context, o *openBatch) (keep bool, err error)
 func (b *batches) read(ctx context.Context, c *llm.Client, o openBatch, got llm.Batch) (keep bool, err error) {
 	b.beat.say("reading batch " + o.ID)
 	var took schemas.Usage
-	refused, err := c.Fetch(ctx, got, o.Limit, func(a llm.Answer, m llm.Meta) { took.Add(llm.Count(a, m)) })
-	b.beat.spend(took)
-	b.record.Spent.Add(took)
+	refused, err := c.Fetch(llm.InCategory(ctx, b.Category), got, o.Limit, func(a llm.Answer, m llm.Meta) { took.Add(llm.Count(a, m)) })
 	if err != nil {
 		return true, err
 	}

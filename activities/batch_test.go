@@ -207,15 +207,12 @@ func byBatchSpec(t *testing.T, prompts ...prompt) schemas.RunSpec {
 	return s
 }
 
-// until calls a task until it is finished or fails, and sums what its calls took.
+// until calls a task until it is finished or fails.
 func (w *world) until(stage schemas.Stage, plan schemas.PlanRef, index int) (result schemas.TaskResult, calls int, err error) {
 	w.t.Helper()
-	var usage schemas.Usage
 	for calls = 1; w.t.Context().Err() == nil && calls < 10_000; calls++ {
 		result, err = w.does(stage, plan, index)
-		usage.Add(result.Usage)
 		if err != nil || result.Unfinished == nil {
-			result.Usage = usage
 			return result, calls, err
 		}
 		if p := result.Unfinished.Pending; p == nil || p.Requests == 0 || p.After <= 0 {

@@ -14,19 +14,17 @@ import (
 type beat struct {
 	mu   sync.Mutex
 	now  schemas.TaskProgress
+	took func() schemas.Usage // nil where nothing is paid for
 	quit chan struct{}
 	done chan struct{}
 }
 
-func startBeat(ctx context.Context) *beat {
-	b := &beat{quit: make(chan struct{}), done: make(chan struct{})}
-	// What an earlier attempt took is known by its last heartbeat. When the worker was
-	// killed, that lacks what came after it.
-	var before schemas.TaskProgress
-	if activity.HasHeartbeatDetails(ctx) && activity.GetHeartbeatDetails(ctx, &before) == nil {
-		b.now.Usage = before.Usage
-	}
-	activity.RecordHeartbeat(ctx, b.now)
+func startBeat(ctx context.Context) *beat { return startPaying(ctx, nil) }
+
+// startPaying is startBeat for what takes money.
+func startPaying(ctx context.Context, took func() schemas.Usage) *beat {
+	b := &beat{took: took, quit: make(chan struct{}), done: make(chan struct{})}
+	activity.RecordHeartbeat(ctx, b.progress())
 	go func() {
 		defer close(b.done)
 		tick := time.NewTicker(2 * time.Second)
@@ -34,7 +32,6 @@ func startBeat(ctx context.Context) *beat {
 		for {
 			select {
 			case <-b.quit:
-				activity.RecordHeartbeat(ctx, b.progress()) // an attempt that failed tells the next one what it took
 				return
 			case <-tick.C:
 				activity.RecordHeartbeat(ctx, b.progress())
@@ -44,21 +41,23 @@ func startBeat(ctx context.Context) *beat {
 	return b
 }
 
-func (b *beat) progress() schemas.TaskProgress { b.mu.Lock(); defer b.mu.Unlock(); return b.now }
+func (b *beat) progress() schemas.TaskProgress {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now
+	if b.took != nil {
+		now.Usage = b.took()
+	}
+	return now
+}
 
 func (b *beat) stop() { close(b.quit); <-b.done }
 
 func (b *beat) set(p schemas.TaskProgress) {
 	b.mu.Lock()
-	p.Usage = b.now.Usage
 	b.now = p
 	b.mu.Unlock()
 }
-
-// spend sums what calls took.
-func (b *beat) spend(u schemas.Usage) { b.mu.Lock(); b.now.Usage.Add(u); b.mu.Unlock() }
-
-func (b *beat) usage() schemas.Usage { return b.progress().Usage }
 
 func (b *beat) say(note string) { b.mu.Lock(); b.now.Note = note; b.mu.Unlock() }
 

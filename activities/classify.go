@@ -215,7 +215,6 @@ func doClassify(ctx context.Context, w *work) error {
 			return l, err
 		}
 		r, err := j.Asking(choice).Classify(ctx, l.Prompt)
-		w.beat.spend(r.Usage)
 		if err != nil {
 			return l, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
 		}

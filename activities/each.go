@@ -123,11 +123,11 @@ func each(ctx context.Context, w *work, n, inFlight int, do func(ctx context.Con
 // outage is how many rows must fail in a row, at least, to be taken for an outage.
 const outage = 16
 
-// stopsAll reports whether an error concerns the account, the lease, the worker or
-// many rows, not one.
+// stopsAll reports whether an error concerns the account, the grant, the lease, the worker
+// or many rows, not one.
 func stopsAll(err error) bool {
 	tripped := (*trippedError)(nil)
-	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict || errors.Is(err, errStopping) || errors.As(err, &tripped)
+	return llm.IsAccount(err) || schemas.KindOf(err) == schemas.Conflict || errors.Is(err, errStopping) || errors.Is(err, errGrant) || errors.As(err, &tripped)
 }
 
 // failureReason says in the ledger's words why a row failed.

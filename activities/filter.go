@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"precept/internal/judge"
+	"precept/internal/llm"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -67,8 +68,7 @@ func doFilter(ctx context.Context, w *work) error {
 	}
 	return verdicts.do(ctx, w, router.inFlight(), func(ctx context.Context, i int) (schemas.Verdict, error) {
 		c := completions[i]
-		r, who, err := j.verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
-		w.beat.spend(r.Usage)
+		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 		if err != nil {
 			return schemas.Verdict{}, w.unanswered(err, w.spec.Filter.Votes-len(r.Votes)-r.Lost)
 		}

@@ -125,13 +125,12 @@ func doGenerate(ctx context.Context, w *work) error {
 		if err != nil {
 			return schemas.Generated{}, err
 		}
-		answer, meta, err := choice.Ask(ctx, llm.Request{
+		answer, meta, err := choice.Ask(llm.InCategory(ctx, w.Category), llm.Request{
 			Messages: generate.Messages(cp, b), Temperature: *g.Temperature, MaxTokens: g.MaxTokens, Sample: int(b.Round), Refresh: w.refresh(),
 		})
 		if err != nil {
 			return schemas.Generated{}, w.unanswered(err, 1)
 		}
-		w.beat.spend(llm.Count(answer, meta))
 		text, reason := generate.Parse(answer)
 		r := schemas.Generated{
 			Prompt: generate.Prompt(b, text), Round: b.Round, Index: b.Index, Style: b.Style, Persona: b.Persona, Form: b.Form, Length: b.Length,

@@ -5,6 +5,7 @@ import (
 
 	"precept/internal/eval"
 	"precept/internal/judge"
+	"precept/internal/llm"
 	"precept/schemas"
 )
 
@@ -68,9 +69,8 @@ func doGrade(ctx context.Context, w *work) error {
 		if err != nil {
 			return g, err
 		}
-		r, who, err := j.verdict(ctx, judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
+		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
 		g.Grader = who
-		w.beat.spend(r.Usage)
 		if err != nil {
 			return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
 		}

@@ -16,6 +16,7 @@ type ManifestRequest struct {
 	Stage    schemas.Stage   `json:"stage"`
 	Plan     schemas.PlanRef `json:"plan"`
 	Usage    schemas.Usage   `json:"usage"`
+	Costs    schemas.Costs   `json:"costs,omitempty"`
 	Started  time.Time       `json:"started"`
 	Finished time.Time       `json:"finished"`
 }
@@ -87,6 +88,9 @@ func summary(m schemas.Manifest) schemas.StageSum {
 	if len(m.ByCategory) <= schemas.CarriedCategories {
 		sum.ByCategory = m.ByCategory
 	}
+	if len(m.Costs) <= schemas.CarriedCategories {
+		sum.Costs = m.Costs
+	}
 	for _, refs := range m.Outputs {
 		for _, ref := range refs {
 			sum.Rows += ref.Rows
@@ -99,21 +103,17 @@ func summary(m schemas.Manifest) schemas.StageSum {
 }
 
 // addSpent sums what this execution of the stage took and what earlier ones under
-// this run ID did, as their manifest says.
+// this run ID did, as their manifest says, or the records of their tasks where they came
+// to no manifest.
 func (a *Activities) addSpent(ctx context.Context, m *schemas.Manifest, req ManifestRequest) error {
-	var earlier schemas.Manifest
-	err := shard.GetJSON(ctx, a.store, schemas.ManifestObject(req.Run, req.Stage), &earlier)
-	if err != nil && schemas.KindOf(err) != schemas.NotFound {
+	var err error
+	if m.Spent, err = a.spendings(ctx, req.Run, req.Stage, req.Started); err != nil {
 		return err
 	}
-	for _, s := range earlier.Spent {
-		if !s.Started.Equal(req.Started) {
-			m.Spent = append(m.Spent, s)
-		}
-	}
-	m.Spent = append(m.Spent, schemas.Spending{Started: req.Started, Finished: req.Finished, Usage: req.Usage})
+	m.Spent = append(m.Spent, schemas.Spending{Started: req.Started, Finished: req.Finished, Usage: req.Usage, Costs: req.Costs})
 	for _, s := range m.Spent {
 		m.Usage.Add(s.Usage)
+		m.Costs.AddAll(s.Costs)
 	}
 	return nil
 }

@@ -49,13 +49,8 @@ type StagePreview struct {
 // and the journal, and write into memory. Where answers are missing, what follows from
 // them is estimated by the run that it is compared with.
 func Preview(ctx context.Context, c config.Config, store shard.Store, journal *shard.Journal, req PreviewRequest) ([]StagePreview, error) {
-	a := New(c, shard.NewOverlay(store), journal, "preview")
-	a.offline, a.bases = true, map[string]schemas.ModelRef{}
-	p := &preview{Activities: a, PreviewRequest: req, scale: 1, like: map[schemas.Stage]*past{}}
-	if err := p.readLike(ctx); err != nil {
-		return nil, err
-	}
-	if err := p.readInputs(ctx); err != nil {
+	p, err := newPreview(ctx, c, store, journal, req)
+	if err != nil {
 		return nil, err
 	}
 	var stages []StagePreview
@@ -76,6 +71,16 @@ func Preview(ctx context.Context, c config.Config, store shard.Store, journal *s
 	return stages, nil
 }
 
+func newPreview(ctx context.Context, c config.Config, store shard.Store, journal *shard.Journal, req PreviewRequest) (*preview, error) {
+	a := New(c, shard.NewOverlay(store), journal, "preview")
+	a.offline, a.bases = true, map[string]schemas.ModelRef{}
+	p := &preview{Activities: a, PreviewRequest: req, scale: 1, like: map[schemas.Stage]*past{}}
+	if err := p.readLike(ctx); err != nil {
+		return nil, err
+	}
+	return p, p.readInputs(ctx)
+}
+
 // preview is a run that is only looked at.
 type preview struct {
 	*Activities
@@ -89,6 +94,7 @@ type preview struct {
 	absent float64 // units that the next stage would have beside those looked at
 	lost   bool    // what the stages from here on begin with isn't known
 	stale  string  // why the inputs may be others by now
+	sizes  sizes   // of what a stage asks
 }
 
 // past is a stage of the run that is compared with.
@@ -252,22 +258,40 @@ func (p *preview) some(ctx context.Context, stage schemas.Stage, plan *schemas.P
 
 // work is a task that is only looked at: rows whose answers are missing stay out.
 func (p *preview) work(plan *schemas.Plan, i int) *work {
+	account := newAccount("preview")
+	account.sizes = &p.sizes
 	return &work{
 		Activities: p.Activities, plan: plan, spec: plan.Spec, stage: plan.Stage, Task: plan.Tasks[i],
-		beat: &beat{}, mayMiss: math.MaxInt64,
+		account: account, beat: &beat{}, mayMiss: math.MaxInt64,
 	}
 }
 
-var doers = map[schemas.Stage]func(context.Context, *work) error{
-	schemas.StageGenerate: doGenerate, schemas.StageClassify: doClassify, schemas.StagePrompts: doPrompts, schemas.StageSynthesize: doSynthesize, schemas.StageFilter: doFilter,
-	schemas.StageCurate: doCurate, schemas.StageGrade: doGrade,
+// doer is what does a stage's tasks, where that takes no GPU; else nil.
+func doer(stage schemas.Stage) func(context.Context, *work) error {
+	switch stage {
+	case schemas.StageGenerate:
+		return doGenerate
+	case schemas.StageClassify:
+		return doClassify
+	case schemas.StagePrompts:
+		return doPrompts
+	case schemas.StageSynthesize:
+		return doSynthesize
+	case schemas.StageFilter:
+		return doFilter
+	case schemas.StageCurate:
+		return doCurate
+	case schemas.StageGrade:
+		return doGrade
+	}
+	return nil
 }
 
 // look does the tasks todo, which are not found, and counts rows that are missing.
 func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *StagePreview) (missing int64, err error) {
 	for _, i := range todo {
 		w := p.work(plan, i)
-		if err := doers[plan.Stage](ctx, w); err != nil {
+		if err := doer(plan.Stage)(ctx, w); err != nil {
 			return 0, err
 		}
 		r, ok, err := w.found(ctx)
@@ -275,7 +299,7 @@ func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *S
 			return 0, errors.Join(err, schemas.Errorf("preview task", w.Title, schemas.Internal, "it left nothing"))
 		}
 		missing += r.Ledger.Missing()
-		s.Answered += p.scaled(w.beat.usage().Cached)
+		s.Answered += p.scaled(w.account.took().Cached)
 		s.Least += p.scaled(r.Ledger.Missing())
 		s.Most += p.scaled(max(r.Ledger.Missing(), w.unasked.Load()))
 	}

@@ -20,6 +20,7 @@ type ReportRequest struct {
 	Sums      []schemas.StageSum       `json:"sums"`
 	Decisions []schemas.DecisionRecord `json:"decisions"`
 	Notes     []string                 `json:"notes,omitempty"`
+	Probed    schemas.Usage            `json:"probed,omitzero"`
 	State     string                   `json:"state"`
 	Note      string                   `json:"note"`
 }
@@ -41,7 +42,7 @@ func (a *Activities) Report(ctx context.Context, req ReportRequest) (schemas.Run
 func (a *Activities) report(ctx context.Context, req ReportRequest) (r schemas.RunReport, err error) {
 	r = schemas.RunReport{
 		Run: req.Run, Name: req.Spec.Name, State: req.State, Note: req.Note, Spec: schemas.DigestOf(req.Spec),
-		Policy: req.Inputs.Policy, Simulated: req.Inputs.Simulated, Stages: req.Sums, Decisions: req.Decisions, Notes: req.Notes,
+		Policy: req.Inputs.Policy, Simulated: req.Inputs.Simulated, Stages: req.Sums, Decisions: req.Decisions, Notes: req.Notes, Probed: req.Probed,
 		HTML: schemas.RunObject(req.Run, "report/report.html"), JSON: schemas.RunObject(req.Run, "report/report.json"),
 	}
 	data := report.Data{Decisions: req.Decisions}

@@ -90,7 +90,6 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			},
 			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			InFlight: router.inFlight(),
-			Usage:    w.beat.spend,
 			Ends:     stopsAll,
 			End:      stop,
 		})
@@ -131,6 +130,9 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			default:
 				ledger.Fail(schemas.ReasonJudgeUnavailable)
 			}
+		}
+		if err := w.keep(ctx); err != nil {
+			return err
 		}
 		key, err := w.Output(schemas.OutputRollouts)
 		if err != nil {

@@ -322,7 +322,7 @@ func TestNoPromptLeavesItsRoute(t *testing.T) {
 		}
 		w := &work{
 			Activities: base.Activities, plan: &schemas.Plan{Inputs: schemas.Inputs{Categories: categories}},
-			Task: newTask("task", 1, l), beat: &beat{}, lease: lease,
+			Task: newTask("task", 1, l), account: newAccount("test"), beat: &beat{}, lease: lease,
 		}
 		router, err := w.router(role, schemas.Intents...)
 		if err != nil {

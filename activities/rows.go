@@ -79,6 +79,9 @@ func (k rowsOf[T]) missing(failures []rowFailure) (missing []schemas.FailedRow) 
 }
 
 func (k rowsOf[T]) write(ctx context.Context, w *work, key schemas.Key, rows []T, failures []rowFailure) error {
+	if err := w.keep(ctx); err != nil {
+		return err
+	}
 	ledger := schemas.Ledger{Planned: w.Planned}
 	failed := map[int]bool{}
 	missing := k.missing(failures)

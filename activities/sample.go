@@ -127,7 +127,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if err != nil {
 			return err
 		}
-		guarded := client.Guarded(w.guard)
+		mine := client.Guarded(w.guard).Paying(w.account)
 		ask := asker{w: w, request: llm.Request{MaxTokens: w.spec.Evaluate.MaxTokens, Refresh: w.refresh()}}
 		return completionsOf(len(prompts), func(i int) schemas.FailedRow {
 			return schemas.FailedRow{PromptID: prompts[i].ID}
@@ -141,7 +141,7 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 				}
 				messages = policy.TeacherMessages(cp, prompt)
 			}
-			c, err := ask.completion(ctx, &choice{w: w, clients: []*llm.Client{guarded}}, prompt, messages, 0)
+			c, err := ask.completion(ctx, &choice{w: w, clients: []*llm.Client{mine}}, prompt, messages, 0)
 			c.Arm, c.Suite = w.Arm, w.Suite
 			// Whatever the model said is graded, cut or odd as it may be.
 			if c.Reason != schemas.ReasonTooLong {

@@ -154,11 +154,10 @@ type asker struct {
 func (k asker) completion(ctx context.Context, choice *choice, prompt schemas.Prompt, messages []schemas.Message, sample int) (schemas.Completion, error) {
 	r := k.request
 	r.Messages, r.Sample = messages, sample
-	answer, meta, err := choice.Ask(ctx, r)
+	answer, meta, err := choice.Ask(llm.InCategory(ctx, prompt.Category), r)
 	if err != nil {
 		return schemas.Completion{}, err
 	}
-	k.w.beat.spend(llm.Count(answer, meta))
 	cot, text, ok := choice.split(answer)
 	c := schemas.Completion{
 		ID:     string(schemas.DigestOf([]any{meta.Key, prompt.ID})[:24]),

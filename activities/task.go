@@ -22,6 +22,12 @@ type TaskRequest struct {
 	Stage schemas.Stage   `json:"stage"`
 	Plan  schemas.PlanRef `json:"plan"`
 	Index int             `json:"index"`
+	// Started is when this execution of the stage began: what it pays for is accounted
+	// apart from what others did.
+	Started time.Time `json:"started,omitzero"`
+	// Grant is what the task may spend in this execution of the stage, however often it is
+	// called. Where that doesn't do, it returns unfinished. Nil sets no limit.
+	Grant *schemas.Cost `json:"grant,omitempty"`
 	// Unchecked tells the task to go on past its tripwire.
 	Unchecked bool `json:"unchecked,omitempty"`
 	// MayMiss is how many rows may fail without the task failing.
@@ -38,11 +44,13 @@ type work struct {
 	spec  schemas.RunSpec
 	stage schemas.Stage
 	schemas.Task
-	lease *shard.Lease
-	beat  *beat
-	stop  <-chan struct{} // closed when the worker begins to stop
-	trip  *tripwire       // nil where nothing is checked
-	batch *batches        // nil where models are asked online
+	lease   *shard.Lease
+	account *account
+	record  string // where is kept what the task has spent
+	beat    *beat
+	stop    <-chan struct{} // closed when the worker begins to stop
+	trip    *tripwire       // nil where nothing is checked
+	batch   *batches        // nil where models are asked online
 
 	mayMiss int64
 	retry   *schemas.Reason
@@ -60,7 +68,7 @@ const leaseTTL = 15 * time.Second
 func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx context.Context, w *work) error) (schemas.TaskResult, error) {
 	result, err := a.tryTask(ctx, req, do)
 	if err != nil {
-		failure := schemas.TaskFailure{Usage: result.Usage}
+		failure := schemas.TaskFailure{Usage: result.Usage, Costs: result.Costs}
 		tripped, rows := (*trippedError)(nil), (*rowsError)(nil)
 		failure.Tripwire = errors.As(err, &tripped)
 		if errors.As(err, &rows) {
@@ -83,29 +91,34 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 		return result, schemas.Errorf("do task", req.Plan.Object, schemas.Internal, "it has %d tasks, not one numbered %d", len(plan.Tasks), req.Index)
 	}
 	task := plan.Tasks[req.Index]
+	key := task.Outputs[0].Key
+	account := newAccount(schemas.Payer(req.Run, req.Stage, req.Started, key))
+	account.grant = req.Grant
 	w := &work{
 		Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task,
-		beat: startBeat(ctx), stop: activity.GetWorkerStopChannel(ctx),
+		account: account, record: schemas.SpentObject(req.Run, req.Stage, req.Started, key),
+		beat: startPaying(ctx, account.took), stop: activity.GetWorkerStopChannel(ctx),
 		mayMiss: req.MayMiss, retry: req.Retry,
 	}
 	defer w.beat.stop()
-	defer func() { result.Usage = w.beat.usage() }()
+	defer func() { result.Usage, result.Costs = account.spent() }()
 	looked := time.Now()
 	if result, ok, err := w.found(ctx); ok || err != nil {
-		return result, err
+		return result, errors.Join(err, w.recall(ctx))
 	}
 	w.beat.say("waiting for the task's lease")
-	w.lease, err = shard.Acquire(ctx, a.store, task.Outputs[0].Key, shard.LeaseOptions{Holder: a.holder, TTL: leaseTTL})
+	w.lease, err = shard.Acquire(ctx, a.store, key, shard.LeaseOptions{Holder: a.holder, TTL: a.ttl, Note: w.note})
 	if err != nil {
 		return result, err
 	}
+	account.renew = w.renew
 	defer func() { w.release(context.WithoutCancel(ctx)) }()
 	w.beat.say("")
 	// Another holder may have finished it meanwhile, or got some answers.
 	former := w.lease.Former()
 	if former.After(looked) {
 		if result, ok, err := w.found(ctx); ok || err != nil {
-			return result, err
+			return result, errors.Join(err, w.inherit(ctx))
 		}
 	}
 	models, err := modelsOf(task)
@@ -117,13 +130,19 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 			return result, err
 		}
 	}
+	if err := w.begin(ctx); err != nil {
+		return result, err
+	}
 	if spec := w.spec.Tripwires; !spec.Off && !req.Unchecked {
-		w.trip = &tripwire{spec: spec, usage: w.beat.usage}
+		w.trip = &tripwire{spec: spec, usage: account.took}
 	}
 	if w.spec.ByBatch(w.stage) {
 		do = byBatch(do)
 	}
 	err = do(ctx, w)
+	if errors.Is(err, errGrant) {
+		return schemas.TaskResult{Title: w.Title, Unfinished: &schemas.Unfinished{Grant: true}}, nil
+	}
 	if pending := (*pendingError)(nil); errors.As(err, &pending) {
 		result.Unfinished = &schemas.Unfinished{Pending: &pending.Pending}
 		return result, nil
@@ -148,6 +167,10 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 // runs out.
 func (w *work) release(ctx context.Context) {
 	log := activity.GetLogger(ctx)
+	w.account.close()
+	if err := w.keep(ctx); err != nil {
+		log.Warn("what the task has spent is not recorded yet", "task", w.Title, "error", err)
+	}
 	if err := w.recordServed(ctx); err != nil {
 		log.Warn("who answered is not recorded yet", "task", w.Title, "error", err)
 	}
@@ -200,7 +223,7 @@ func (w *work) client(name string) (*llm.Client, error) {
 	here := asked(client.Endpoint())
 	for _, m := range planned {
 		if schemas.DigestOf(m) == schemas.DigestOf(here) {
-			client = client.Guarded(w.guard)
+			client = client.Guarded(w.guard).Paying(w.account)
 			if w.batch != nil {
 				client = client.Batched(w.batch.backlog(client))
 			}

@@ -55,7 +55,7 @@ func Try(ctx context.Context, c config.Config, store shard.Store, journal *shard
 			return nil, usage, err
 		}
 	}
-	w := &work{Activities: a, spec: req.Spec, beat: &beat{}}
+	w := &work{Activities: a, spec: req.Spec, account: newAccount(""), beat: &beat{}}
 	teacher, err := w.open(req.Spec.Synthesize.Teacher)
 	if err != nil {
 		return nil, usage, err
@@ -98,7 +98,7 @@ func Try(ctx context.Context, c config.Config, store shard.Store, journal *shard
 		}
 	}
 	err = p.Wait()
-	return trials, w.beat.usage(), err
+	return trials, w.account.took(), err
 }
 
 // teacherRequest is what of a spec goes into every request to the teacher.
@@ -122,6 +122,7 @@ func (w *work) open(role schemas.Role) (*router, error) {
 		if err != nil {
 			return nil, err
 		}
+		c = c.Paying(w.account)
 		r.clients[name] = c
 		r.first = append(r.first, c)
 	}
@@ -150,7 +151,6 @@ func (t trier) sample(ctx context.Context, cp policy.CategoryPolicy, trial Trial
 	item := judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer}
 	s.Judged = judge.RoleFilter.Messages(item)
 	r, who, err := t.judge.verdict(ctx, item)
-	t.ask.w.beat.spend(r.Usage)
 	if err != nil {
 		return s, err
 	}

@@ -37,10 +37,11 @@ type models struct {
 
 	mu     sync.Mutex
 	asked  []question
-	script func(question) *reply // nil, or returns nil, for the usual reply
-	as     string                // how the models name themselves, as JSON fields
-	hosted bool                  // others serve them
-	batch  *provider             // takes batches; nil takes none
+	script func(question) *reply    // nil, or returns nil, for the usual reply
+	as     string                   // how the models name themselves, as JSON fields
+	hosted bool                     // others serve them
+	usage  func(question) llm.Usage // of an answer
+	batch  *provider                // takes batches; nil takes none
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -123,20 +124,21 @@ func label(category, second, intent string) *reply {
 
 func newModels(t testing.TB) *models {
 	m := &models{}
-	m.Server = httptest.NewServer(http.HandlerFunc(m.answer))
+	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.answer(w, r) }))
 	t.Cleanup(m.Close)
 	return m
 }
 
-func (m *models) answer(w http.ResponseWriter, r *http.Request) {
+// answer answers, and returns what that took.
+func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok bool) {
 	if m.batch != nil && !strings.HasSuffix(r.URL.Path, "/chat/completions") {
 		m.batch.ServeHTTP(w, r)
-		return
+		return u, false
 	}
 	var q question
 	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return u, false
 	}
 	m.mu.Lock()
 	m.asked = append(m.asked, q)
@@ -162,7 +164,7 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	if say.status != 0 {
 		w.WriteHeader(say.status)
 		fmt.Fprintf(w, `{"error":{"code":%q,"message":%q}}`, say.code, say.text)
-		return
+		return u, false
 	}
 	finish := say.finish
 	if finish == "" {
@@ -172,7 +174,13 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err) // a string
 	}
-	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":10,"completion_tokens":5}}`, text, finish)
+	u = llm.Usage{PromptTokens: 10, CompletionTokens: 5}
+	if m.usage != nil {
+		u = m.usage(q)
+	}
+	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}}`,
+		text, finish, u.PromptTokens, u.CompletionTokens, u.CachedTokens)
+	return u, true
 }
 
 // says sets the script.
@@ -233,12 +241,19 @@ type options struct {
 	log     io.Writer // nil for none
 	// endpoints are more models than teacher, judge and grader.
 	endpoints []string
+
+	biller *biller // in place of models
+	mortal bool    // nothing is there to close its journal
+	flush  time.Duration
 }
 
 func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	t.Helper()
 	if o.store == nil {
 		o.store = shard.NewMemory()
+	}
+	if o.biller != nil {
+		o.models = o.biller.models
 	}
 	if o.models == nil {
 		o.models = newModels(t)
@@ -252,22 +267,33 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	c := config.Config{Endpoints: map[string]llm.Endpoint{}, Trainer: o.trainer, Models: map[string]string{"tiny": baseModel(t)}}
 	for _, name := range append([]string{"teacher", "judge", "grader"}, o.endpoints...) {
 		e := o.models.endpoint(name)
+		if o.biller != nil {
+			e = o.biller.endpoint(name)
+		}
 		e.APIKeyEnv = o.keyEnv
 		if o.change != nil {
 			o.change(&e)
 		}
 		c.Endpoints[name] = e
 	}
-	journal := shard.OpenJournal(o.store, shard.JournalOptions{Writer: o.holder, CompactEvery: -1})
+	journals := shard.JournalOptions{Writer: o.holder, FlushEvery: o.flush, CompactEvery: -1}
+	if o.mortal {
+		journals.Log = slog.New(slog.DiscardHandler)
+	}
+	journal := shard.OpenJournal(o.store, journals)
 	t.Cleanup(func() {
-		if err := journal.Close(context.Background()); err != nil {
+		if err := journal.Close(context.Background()); err != nil && !o.mortal {
 			t.Error(err)
 		}
 	})
 	a := New(c, o.store, journal, o.holder)
-	if o.tries != 0 {
+	if o.tries != 0 || o.biller != nil {
 		for name, e := range c.Endpoints {
-			client, err := llm.NewClient(e, llm.Options{Journal: journal, Attempts: o.tries})
+			options := llm.Options{Journal: journal, Attempts: o.tries}
+			if o.biller != nil {
+				options.Transport = o.biller
+			}
+			client, err := llm.NewClient(e, options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -333,6 +359,7 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 	plan := w.plans(stage)
 	var told schemas.Ledger
 	var usage schemas.Usage
+	var costs schemas.Costs
 	for i := range plan.Tasks {
 		r, err := w.does(stage, plan, i)
 		if err != nil {
@@ -343,9 +370,10 @@ func (w *world) stage(stage schemas.Stage) (results []schemas.TaskResult) {
 		}
 		told.Add(r.Ledger)
 		usage.Add(r.Usage)
+		costs.AddAll(r.Costs)
 		results = append(results, r)
 	}
-	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: stage, Plan: plan, Usage: usage})
+	sum, err := call[schemas.StageSum](w, w.Manifest, ManifestRequest{Run: w.run, Stage: stage, Plan: plan, Usage: usage, Costs: costs})
 	if err != nil {
 		w.t.Fatalf("close %s: %v", stage, err)
 	}

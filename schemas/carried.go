@@ -18,7 +18,6 @@ type Carried struct {
 	Sums      []StageSum       `json:"sums"`
 	Open      *OpenStage       `json:"open,omitempty"`
 	Notes     []string         `json:"notes,omitempty"`
-	Probed    Usage            `json:"probed,omitzero"` // of probes that no stage has counted yet
 	Openings  int              `json:"openings"`
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
 	// Draws is how far the quota's rounds are, and Drawn that they have ended.
@@ -27,6 +26,10 @@ type Carried struct {
 	// Retry says in which stages rows that failed are asked again, and for which reason
 	// they failed; an empty reason stands for all.
 	Retry map[Stage]Reason `json:"retry,omitempty"`
+	// Probed is what it took to ask endpoints who answers, and Spent what stages are known
+	// to have spent that are neither in Sums nor open.
+	Probed Usage           `json:"probed,omitzero"`
+	Spent  map[Stage]Usage `json:"spent,omitempty"`
 }
 
 // OpenStage is where an unfinished stage stands: every task before Next is done,
@@ -38,20 +41,34 @@ type OpenStage struct {
 	Failed []FailedTask `json:"failed,omitempty"`
 	// Pending are the tasks whose batches are under way.
 	Pending []int `json:"pending,omitempty"`
+	// Grants is what those may spend, where there is a budget.
+	Grants map[int]Cost `json:"grants,omitempty"`
 	// Unchecked says that a person has seen a tripwire of this stage and resumed.
 	Unchecked  bool       `json:"unchecked,omitempty"`
 	Ledger     Ledger     `json:"ledger"`
 	ByCategory Categories `json:"by_category,omitempty"`
-	Usage      Usage      `json:"usage"`
+	Usage      Usage      `json:"usage"` // of tasks that are done
+	Costs      Costs      `json:"costs,omitempty"`
 	Started    time.Time  `json:"started"`
 }
 
-// FailedTask is a task that has exhausted its retries. Rows is how many of its rows
-// failed, 0 where it was not a matter of rows.
+// FailedTask is a task that has exhausted its retries, or its grant. Rows is how many of
+// its rows failed, 0 where it was not a matter of rows.
 type FailedTask struct {
 	Index int   `json:"index"`
 	Rows  int64 `json:"rows,omitempty"`
+	// Usage and Costs are what it has taken so far. When it is called again it tells them
+	// anew.
+	Usage Usage `json:"usage,omitzero"`
+	Costs Costs `json:"costs,omitempty"`
+	// Granted is what it may have spent, where it could not tell.
+	Granted Cost `json:"granted,omitzero"`
+	// Unfinished says that nothing went wrong: its grant is spent.
+	Unfinished bool `json:"unfinished,omitempty"`
 }
+
+// AtMost is what the task can have spent so far.
+func (t FailedTask) AtMost() Cost { return t.Usage.AtMost().Max(t.Granted) }
 
 // Draw is where the quota of a category, or of an intent of it, stands. Of Pool prompts
 // the first Taken are used: a number for every round, that includes the rounds before.

@@ -3,7 +3,9 @@ package schemas
 import (
 	"fmt"
 	"net/url"
+	"path"
 	"strings"
+	"time"
 )
 
 // The layout of the store. Every key ends in a file name.
@@ -31,6 +33,24 @@ func ManifestObject(run RunID, stage Stage) string {
 // PartialObject is where the record of a partial output lies.
 func PartialObject(run RunID, stage Stage, key Key) string {
 	return RunObject(run, fmt.Sprintf("partial/%s/%s.json", stage, key))
+}
+
+// SpentPrefix is the folder of what the tasks of a run's stage have spent.
+func SpentPrefix(run RunID, stage Stage) string {
+	return RunObject(run, fmt.Sprintf("spent/%s/", stage))
+}
+
+// SpentObject is where the record lies of what a task has spent in the execution of its
+// stage that started at a time.
+func SpentObject(run RunID, stage Stage, started time.Time, key Key) string {
+	return SpentPrefix(run, stage) + started.UTC().Format(spentTime) + "/" + string(key) + ".json"
+}
+
+const spentTime = "20060102T150405.000000000Z"
+
+// SpentStarted reads the time from the key of such a record.
+func SpentStarted(object string) (time.Time, error) {
+	return time.Parse(spentTime, path.Base(path.Dir(object)))
 }
 
 // BatchesObject is where the record of a task's batches lies: what a provider was given and

@@ -174,7 +174,8 @@ func (l Ledger) Rest() string {
 }
 
 // Usage is what calls to models took. Cached calls were answered from the journal
-// and cost nothing; Paid calls were sent.
+// and cost nothing; Paid calls were sent. Unanswered calls were sent too, or may have
+// been, and no answer to them is known: their provider may bill up to UnansweredUSD.
 type Usage struct {
 	Paid             int64   `json:"paid"`
 	Cached           int64   `json:"cached"`
@@ -183,6 +184,10 @@ type Usage struct {
 	CompletionTokens int64   `json:"completion_tokens"`
 	USD              float64 `json:"usd"`
 	Seconds          float64 `json:"seconds"`
+
+	Unanswered       int64   `json:"unanswered,omitempty"`
+	UnansweredTokens int64   `json:"unanswered_tokens,omitempty"`
+	UnansweredUSD    float64 `json:"unanswered_usd,omitempty"`
 }
 
 // Add adds o to u.
@@ -192,6 +197,9 @@ func (u *Usage) Add(o Usage) {
 	u.PromptTokens += o.PromptTokens
 	u.CachedTokens += o.CachedTokens
 	u.CompletionTokens += o.CompletionTokens
-	u.USD += o.USD
+	u.USD = Dollars(u.USD + o.USD)
 	u.Seconds += o.Seconds
+	u.Unanswered += o.Unanswered
+	u.UnansweredTokens += o.UnansweredTokens
+	u.UnansweredUSD = Dollars(u.UnansweredUSD + o.UnansweredUSD)
 }

@@ -115,6 +115,7 @@ type TaskResult struct {
 	Rows       int64      `json:"rows"`
 	Ledger     Ledger     `json:"ledger"`
 	Usage      Usage      `json:"usage"`
+	Costs      Costs      `json:"costs,omitempty"`
 	Found      bool       `json:"found"`           // its outputs were there already
 	Notes      []string   `json:"notes,omitempty"` // for people to know
 	// Unfinished says why the task returned before its end: it is to be called again.
@@ -123,6 +124,7 @@ type TaskResult struct {
 
 // Unfinished is why a task returned before its end.
 type Unfinished struct {
+	Grant   bool     `json:"grant,omitempty"` // its grant is spent
 	Pending *Pending `json:"pending,omitempty"`
 }
 
@@ -159,6 +161,7 @@ type Manifest struct {
 	// Usage is the sum of Spent: what every execution of this stage under this run ID
 	// took that came to its end.
 	Usage    Usage        `json:"usage"`
+	Costs    Costs        `json:"costs,omitempty"` // by category
 	Spent    []Spending   `json:"spent"`
 	Curve    []CurvePoint `json:"curve,omitempty"`
 	Check    *LabelCheck  `json:"check,omitempty"` // of classify
@@ -200,6 +203,7 @@ type Spending struct {
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"`
 	Usage    Usage     `json:"usage"`
+	Costs    Costs     `json:"costs,omitempty"`
 }
 
 // JobResult is the outcome of a training job, stored as jobs/<key>.json.
@@ -229,6 +233,7 @@ type StageSum struct {
 	// ByCategory parts the ledger. It is left out where there are more than
 	// CarriedCategories; the manifest has it.
 	ByCategory Categories `json:"by_category,omitempty"`
+	Costs      Costs      `json:"costs,omitempty"` // likewise
 	// Note is what people should know of the outcome.
 	Note string `json:"note,omitempty"`
 	// Adopted says that the run didn't pass the stage: it began behind it.

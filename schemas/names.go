@@ -79,6 +79,16 @@ func (s Stage) Queue() string {
 	}
 }
 
+// Pays reports whether the stage's tasks call models that somebody else serves: what they
+// take counts towards a budget.
+func (s Stage) Pays() bool {
+	switch s {
+	case StageGenerate, StageClassify, StageSynthesize, StageFilter, StageRL, StageGrade:
+		return true
+	}
+	return false
+}
+
 // Intent says what a prompt's author wants.
 type Intent string
 
@@ -128,4 +138,5 @@ const (
 	GateModels  Gate = "models"
 	GateQuota   Gate = "quota"
 	GateFailure Gate = "failure"
+	GateBudget  Gate = "budget"
 )

@@ -2,15 +2,17 @@ package schemas
 
 // RunReport is the result of a Factory run, and the JSON beside its HTML report.
 type RunReport struct {
-	Run        RunID            `json:"run"`
-	Name       string           `json:"name"`
-	State      string           `json:"state"`
-	Note       string           `json:"note,omitempty"`
-	Spec       Digest           `json:"spec"`
-	Policy     Digest           `json:"policy"`
-	Simulated  []string         `json:"simulated,omitempty"`
-	Stages     []StageSum       `json:"stages"`
-	Notes      []string         `json:"notes,omitempty"`
+	Run       RunID      `json:"run"`
+	Name      string     `json:"name"`
+	State     string     `json:"state"`
+	Note      string     `json:"note,omitempty"`
+	Spec      Digest     `json:"spec"`
+	Policy    Digest     `json:"policy"`
+	Simulated []string   `json:"simulated,omitempty"`
+	Stages    []StageSum `json:"stages"`
+	Notes     []string   `json:"notes,omitempty"`
+	// Probed is what it took to ask endpoints who answers.
+	Probed     Usage            `json:"probed,omitzero"`
 	Decisions  []DecisionRecord `json:"decisions,omitempty"`
 	Models     []ArmModel       `json:"models,omitempty"`
 	Evaluation Evaluation       `json:"evaluation"`

@@ -33,6 +33,7 @@ type RunSpec struct {
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
+	Budget     BudgetSpec     `json:"budget,omitzero"`
 	// Refresh asks models anew in a stage, whatever they have answered before. Its value
 	// names the asking, so that the same run, started again, finds its answers.
 	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (generate\\, classify\\, synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
@@ -164,6 +165,13 @@ type GatesSpec struct {
 	// failure gate always waits.
 	Timeout   Duration `json:"timeout,omitempty" jsonschema:"description=How long dataset and release wait before on_timeout decides; by default for ever"`
 	OnTimeout string   `json:"on_timeout,omitempty" jsonschema:"enum=approve,enum=reject,description=What is decided after the timeout"`
+}
+
+// BudgetSpec bounds what the run may spend on calls to models, under its ID, whenever it was
+// started. When a budget is spent, the run waits at the gate budget.
+type BudgetSpec struct {
+	USD    float64 `json:"usd,omitempty" jsonschema:"description=Most US dollars that the run may spend on calls to models\\, by the prices of the worker's configuration; 0 sets no limit"`
+	Tokens int64   `json:"tokens,omitempty" jsonschema:"description=Most tokens that it may send and be answered\\, together; those of models that it serves itself don't count; 0 sets no limit"`
 }
 
 // TripwiresSpec says when the run pauses because rows of generate, synthesize or filter come to
@@ -462,6 +470,8 @@ func (s RunSpec) Validate() error {
 	v.between("tripwires.max_cut", *s.Tripwires.MaxCut, 0, 1)
 	v.between("tripwires.max_failed", *s.Tripwires.MaxFailed, 0, 1)
 	v.between("tripwires.max_cost", s.Tripwires.MaxCost, 0, math.MaxFloat64)
+	v.between("budget.usd", s.Budget.USD, 0, math.MaxFloat64)
+	v.atLeast("budget.tokens", s.Budget.Tokens, 0)
 	v.between("window", float64(s.Window), 1, 200)
 	return v.err()
 }

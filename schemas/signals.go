@@ -16,13 +16,15 @@ const (
 	SignalResume  = "resume"
 	SignalAbort   = "abort"
 	SignalRetry   = "retry"
+	SignalBudget  = "set-budget"
 	QueryProgress = "progress"
 )
 
 // Decision is a person's answer to a gate: the payload of approve, reject, resume,
-// abort and retry. Opening and Digest bind it to one opening of the gate; a bare
+// abort, retry and set-budget. Opening and Digest bind it to one opening of the gate; a bare
 // decision binds to the opening that waits. Stage and Reason are retry's: which rows
-// that failed are asked again; without them all are.
+// that failed are asked again; without them all are. USD and Tokens are set-budget's: what
+// the run may spend in all; 0 sets no limit.
 type Decision struct {
 	Gate    Gate   `json:"gate"`
 	By      string `json:"by"`
@@ -31,6 +33,9 @@ type Decision struct {
 	Note    string `json:"note,omitempty"`
 	Stage   Stage  `json:"stage,omitempty"`
 	Reason  Reason `json:"reason,omitempty"`
+
+	USD    float64 `json:"usd,omitempty"`
+	Tokens int64   `json:"tokens,omitempty"`
 }
 
 // UnmarshalJSON refuses unknown fields: a decision whose gate or opening is misspelt
@@ -42,7 +47,7 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	var p plain
 	if err := dec.Decode(&p); err != nil {
 		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest, note, and for retry stage and reason", m[1])
+			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens", m[1])
 		}
 		return E("read decision", "", InvalidInput, err)
 	}
@@ -57,6 +62,7 @@ const (
 	DecisionResume  = "resume"
 	DecisionAbort   = "abort"
 	DecisionRetry   = "retry"
+	DecisionBudget  = "set-budget"
 )
 
 // DecisionRecord is a decision as it is stored, runs/<run>/decisions/<n>.json.
@@ -103,7 +109,11 @@ type StageProgress struct {
 	Closed  bool    `json:"closed"`
 	// ByCategory parts the ledger, where there are not too many.
 	ByCategory Categories `json:"by_category,omitempty"`
-	Adopted    bool       `json:"adopted,omitempty"` // the run began behind it
+	// Costs parts the cost.
+	Costs   Costs `json:"costs,omitempty"`
+	Adopted bool  `json:"adopted,omitempty"` // the run began behind it
+	// Projected is what the open stage will have cost, by what its rows so far did.
+	Projected float64 `json:"projected_usd,omitempty"`
 	// Waiting is how many tasks wait for their batches, and Pending what is in these.
 	Waiting int      `json:"waiting,omitempty"`
 	Pending *Pending `json:"pending,omitempty"`
@@ -121,7 +131,7 @@ func (s StageProgress) WaitsFor() string {
 func (s StageSum) Progress() StageProgress {
 	return StageProgress{
 		Stage: s.Stage, Tasks: s.Tasks, Done: s.Tasks, Ledger: s.Ledger, Usage: s.Usage, Seconds: s.Seconds, Closed: true,
-		ByCategory: s.ByCategory, Adopted: s.Adopted,
+		ByCategory: s.ByCategory, Costs: s.Costs, Adopted: s.Adopted,
 	}
 }
 
@@ -137,6 +147,22 @@ type Progress struct {
 	Simulated []string         `json:"simulated,omitempty"`
 	Notes     []string         `json:"notes,omitempty"` // for people to know
 	Started   time.Time        `json:"started"`
+	// Probed is what it took to ask endpoints who answers, and Spent what no stage that is
+	// shown has taken: stages that the run has gone back behind.
+	Probed Usage `json:"probed,omitzero"`
+	Spent  Usage `json:"spent,omitzero"`
+	// Budget is what may be spent; nil for no limit.
+	Budget *Cost `json:"budget,omitempty"`
+}
+
+// Usage is what the run has taken in all.
+func (p Progress) Usage() Usage {
+	u := p.Probed
+	u.Add(p.Spent)
+	for _, s := range p.Stages {
+		u.Add(s.Usage)
+	}
+	return u
 }
 
 // TaskFailure is in the details of a task's failure.
@@ -144,6 +170,7 @@ type TaskFailure struct {
 	// Usage is what the task's calls took: their answers are kept, but nobody else
 	// tells what they cost.
 	Usage Usage `json:"usage"`
+	Costs Costs `json:"costs,omitempty"`
 	// Tripwire says that a tripwire ended it.
 	Tripwire bool `json:"tripwire,omitempty"`
 	// Rows is how many rows failed, where all others have an outcome: the task could

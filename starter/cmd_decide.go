@@ -88,10 +88,14 @@ func (a *app) printDecided(run schemas.RunID, verdict string, d schemas.Decision
 			verdict, run, r.Decision.Note, schemas.ShellWord(string(run)))}
 	}
 	at := ""
-	if r.Decision.Gate != "" {
+	if r.Decision.Opening != "" {
 		at = fmt.Sprintf(" at gate %s (opening %s, data %s)", r.Decision.Gate, r.Decision.Opening, r.Decision.Digest.Short())
 	}
-	fmt.Fprintf(a.out, "Decision %d recorded: %s%s by %s", r.Number, r.Verdict, at, oneLine(r.Decision.By))
+	what := r.Verdict
+	if r.Verdict == schemas.DecisionBudget {
+		what += " " + limit(schemas.Cost{USD: r.Decision.USD, Tokens: r.Decision.Tokens})
+	}
+	fmt.Fprintf(a.out, "Decision %d recorded: %s%s by %s", r.Number, what, at, oneLine(r.Decision.By))
 	if r.Decision.Note != "" {
 		fmt.Fprintf(a.out, ": %s", oneLine(r.Decision.Note))
 	}

@@ -49,7 +49,7 @@ The same with the Temporal CLI:
 				name += " (" + p.Name + ")"
 			}
 			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(name), p.State, p.Stage)
-			fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), stageTable(p.Stages))
+			fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), stageTable(p.Stages), moneyLines(*p))
 			if byCategory {
 				fmt.Fprint(a.out, categoryTables(p.Stages))
 			}
@@ -60,13 +60,13 @@ The same with the Temporal CLI:
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&byCategory, "by-category", false, "show what became of each category's units too")
+	cmd.Flags().BoolVar(&byCategory, "by-category", false, "show what became of each category's units, and what they cost, too")
 	return cmd
 }
 
 // ended is the progress of a run that has ended.
 func ended(r schemas.RunReport) *schemas.Progress {
-	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions, Notes: r.Notes}
+	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions, Notes: r.Notes, Probed: r.Probed}
 	for _, s := range r.Stages {
 		p.Stage = s.Stage
 		p.Stages = append(p.Stages, s.Progress())

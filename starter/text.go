@@ -159,17 +159,67 @@ func stageTable(stages []schemas.StageProgress) string {
 	return b.String()
 }
 
+// moneyLines say what the table of stages doesn't: what nobody knows, what is to come, and
+// what may be spent.
+func moneyLines(p schemas.Progress) string {
+	var b strings.Builder
+	if c := called(p.Probed); c != "" {
+		fmt.Fprintf(&b, "Asking endpoints who answers: %s\n", c)
+	}
+	if c := called(p.Spent); c != "" {
+		fmt.Fprintf(&b, "Before the stages were done again: %s\n", c)
+	}
+	u := p.Usage()
+	if u.Unanswered > 0 || u.UnansweredUSD > 0 {
+		fmt.Fprintf(&b, "Unaccounted: at most %d calls, at most %s\n", u.Unanswered, price(u.UnansweredUSD))
+	}
+	for _, s := range p.Stages {
+		if s.Projected > 0 && !s.Closed {
+			fmt.Fprintf(&b, "Projected by its rows so far: %s %s, the run %s when that ends; %s are spent\n",
+				s.Stage, price(s.Projected), price(u.USD-s.Usage.USD+s.Projected), price(u.USD))
+		}
+	}
+	if p.Budget != nil {
+		fmt.Fprintf(&b, "Budget: %s\n", limit(*p.Budget))
+	}
+	return b.String()
+}
+
+// limit writes what may be spent.
+func limit(c schemas.Cost) string {
+	switch {
+	case c.USD > 0 && c.Tokens > 0:
+		return fmt.Sprintf("%s and %d tokens", price(c.USD), c.Tokens)
+	case c.USD > 0:
+		return price(c.USD)
+	case c.Tokens > 0:
+		return fmt.Sprintf("%d tokens", c.Tokens)
+	}
+	return "to none"
+}
+
 // categoryTables shows what became of each category's units, a table for a stage.
 func categoryTables(stages []schemas.StageProgress) string {
 	var b strings.Builder
 	for _, s := range stages {
-		if len(s.ByCategory) == 0 {
+		names := map[schemas.Category]bool{}
+		for c := range s.ByCategory {
+			names[c] = true
+		}
+		for c := range s.Costs {
+			names[c] = true
+		}
+		if len(names) == 0 {
 			continue
 		}
 		fmt.Fprintf(&b, "\n%s by category\n", s.Stage)
 		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		for _, c := range slices.Sorted(maps.Keys(s.ByCategory)) {
-			fmt.Fprintf(w, "%s\t%s\n", c, s.ByCategory[c])
+		for _, c := range slices.Sorted(maps.Keys(names)) {
+			cost := ""
+			if spent := s.Costs[c]; spent != (schemas.Cost{}) {
+				cost = fmt.Sprintf("\t%s\t%d tokens", price(spent.USD), spent.Tokens)
+			}
+			fmt.Fprintf(w, "%s\t%s%s\n", c, s.ByCategory[c], cost)
 		}
 		w.Flush() // A strings.Builder takes all.
 	}
@@ -192,6 +242,14 @@ func decisionLines(records []schemas.DecisionRecord) string {
 func gateBlock(run schemas.RunID, o schemas.Opening) string {
 	verdict, look := schemas.DecisionApprove, ""
 	switch o.Gate {
+	case schemas.GateBudget:
+		return fmt.Sprintf(`
+The run waits for a person at its %s gate (opening %s):
+  %s
+  %-13s starter %s %s --usd DOLLARS --opening %s --by "YOUR NAME"
+  or            %s
+
+`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), o.ID, oneLine(o.Command))
 	case schemas.GateFailure:
 		verdict = schemas.DecisionResume
 	case schemas.GateDataset:
@@ -225,8 +283,8 @@ func endBlock(r schemas.RunReport) string {
 	if r.Note != "" {
 		note = ": " + oneLine(r.Note)
 	}
-	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%s%sReport: starter report %s\n", r.Run, r.State, note,
-		simulatedLine(r.Simulated), stageTable(ended(r).Stages), emptyLines(r), schemas.ShellWord(string(r.Run)))
+	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%s%s%sReport: starter report %s\n", r.Run, r.State, note,
+		simulatedLine(r.Simulated), stageTable(ended(r).Stages), moneyLines(*ended(r)), emptyLines(r), schemas.ShellWord(string(r.Run)))
 }
 
 func plural(n int, word string) string {

@@ -22,30 +22,50 @@ const maxPending = 1000
 
 // rounds runs tasks until none waits for batches any more. It ends early when the history
 // is long, when what has failed so far is for people to see, when a tripwire is hit or an account is refused.
-func (f *factory) rounds(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error) {
-	failure = f.window(ctx, part, progress, todo, without)
-	for len(part.Pending) > 0 && len(part.Failed) < f.spec.Window && !endsWindow(taskFailure(failure)) &&
+// Tasks whose grant is spent are called again with what others have returned.
+func (f *factory) rounds(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error, broke bool) {
+	failure, broke = f.window(ctx, part, progress, todo, without)
+	for len(part.Pending) > 0 && failedForGood(part) < f.spec.Window && !endsWindow(taskFailure(failure)) &&
 		f.tripped(part) == "" && ctx.Err() == nil && !f.shouldContinue(ctx) {
 		ready, err := f.poll(ctx, part, progress)
 		if err != nil {
 			// They are called themselves when people have seen why.
 			for _, index := range part.Pending {
-				part.Failed = append(part.Failed, schemas.FailedTask{Index: index})
+				t := f.pending[index]
+				t.Index, t.Granted = index, part.Grants[index]
+				part.Failed = append(part.Failed, t)
 			}
-			part.Pending = nil
+			part.Pending, part.Grants = nil, nil
 			f.waits(part, progress, schemas.Pending{})
-			return err
+			return err, false
 		}
-		if next := f.window(ctx, part, progress, ready, false); failure == nil || outweighs(taskFailure(next), taskFailure(failure)) {
+		for _, t := range part.Failed {
+			if t.Unfinished {
+				ready = append(ready, t)
+			}
+		}
+		part.Failed = slices.DeleteFunc(part.Failed, func(t schemas.FailedTask) bool { return t.Unfinished })
+		next, short := f.window(ctx, part, progress, ready, false)
+		if broke = short; failure == nil || outweighs(taskFailure(next), taskFailure(failure)) {
 			failure = next
 		}
 	}
-	return failure
+	return failure, broke
 }
 
-// postpone notes that a task waits for batches.
-func (f *factory) postpone(part *schemas.OpenStage, progress *schemas.StageProgress, index int, p schemas.Pending) {
-	part.Pending = append(part.Pending, index)
+// postpone notes that a task waits for batches, which cost no more than its grant.
+func (f *factory) postpone(part *schemas.OpenStage, progress *schemas.StageProgress, t schemas.FailedTask, grant *schemas.Cost, p schemas.Pending) {
+	part.Pending = append(part.Pending, t.Index)
+	if f.pending == nil {
+		f.pending = map[int]schemas.FailedTask{}
+	}
+	f.pending[t.Index] = t
+	if grant != nil {
+		if part.Grants == nil {
+			part.Grants = map[int]schemas.Cost{}
+		}
+		part.Grants[t.Index] = *grant
+	}
 	f.waits(part, progress, p)
 }
 
@@ -84,7 +104,9 @@ func (f *factory) poll(ctx workflow.Context, part *schemas.OpenStage, progress *
 		return nil, err
 	}
 	for _, index := range result.Ready {
-		ready = append(ready, schemas.FailedTask{Index: index})
+		t := f.pending[index] // a link of the chain that has just begun doesn't know it
+		t.Index, t.Granted = index, part.Grants[index]
+		ready = append(ready, t)
 	}
 	part.Pending = slices.DeleteFunc(part.Pending, func(index int) bool { return slices.Contains(result.Ready, index) })
 	progress.Pending = nil

@@ -55,6 +55,8 @@ type factory struct {
 	waiting *schemas.Opening
 	answer  *answer // what was decided at the waiting gate
 	writing int     // decisions being recorded
+	// pending is what tasks have taken that wait for batches.
+	pending map[int]schemas.FailedTask
 }
 
 func newFactory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carried) *factory {
@@ -172,6 +174,15 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.meet(ctx, inputs); err != nil {
 		return err
 	}
+	if f.budget() != (schemas.Cost{}) {
+		// What an earlier execution under this ID has spent counts, too.
+		err := f.retrying(ctx, schemas.StagePrompts, func() error {
+			return workflow.ExecuteActivity(light(ctx, "what was spent so far"), act.Spent, f.id).Get(ctx, &f.carried.Spent)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	f.carried.Inputs = &inputs
 	return nil
 }
@@ -239,7 +250,7 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 func (f *factory) report(ctx workflow.Context, state, note string) (report schemas.RunReport, err error) {
 	err = workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, activities.ReportRequest{
 		Run: f.id, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
-		Decisions: f.carried.Decisions, Notes: f.carried.Notes, State: state, Note: note,
+		Decisions: f.carried.Decisions, Notes: f.carried.Notes, Probed: f.carried.Probed, State: state, Note: note,
 	}).Get(ctx, &report)
 	return report, err
 }

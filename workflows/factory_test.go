@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,10 @@ type world struct {
 	sums    map[schemas.Stage]schemas.Ledger
 	inputs  schemas.InputsRef
 	result  schemas.TaskResult // of every task
+	took    func(activities.TaskRequest) schemas.Usage
+	tasks   int // of a stage; by default 3
+	only    map[schemas.Stage]func(context.Context, activities.TaskRequest) (schemas.TaskResult, error)
+	earlier map[schemas.Stage]schemas.Usage // spent under the run's ID before
 	// pending is what a task waits for in place of doing anything; nil for nothing.
 	pending func(activities.TaskRequest) *schemas.Pending
 	// unreported is why no report can be written.
@@ -84,10 +89,13 @@ func newWorld(t *testing.T) *world {
 		if _, ok := w.sums[r.Stage]; !ok {
 			w.sums[r.Stage] = l
 		}
-		return schemas.PlanRef{Object: string(r.Stage), Digest: "d", Tasks: 3, Planned: n}, nil
+		return schemas.PlanRef{Object: string(r.Stage), Digest: "d", Tasks: cmp.Or(w.tasks, 3), Planned: n}, nil
 	})
 	for _, task := range []any{act.Generate, act.Classify, act.Prompts, act.Synthesize, act.Filter, act.Curate, act.SFT, act.RL, act.Sample, act.Grade} {
-		w.OnActivity(task, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.TaskRequest) (schemas.TaskResult, error) {
+		w.OnActivity(task, mock.Anything, mock.Anything).Return(func(ctx context.Context, r activities.TaskRequest) (schemas.TaskResult, error) {
+			if do := w.only[r.Stage]; do != nil {
+				return do(ctx, r)
+			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if err := w.failing(r); err != nil {
@@ -99,6 +107,9 @@ func newWorld(t *testing.T) *world {
 			w.done[r.Stage] = append(w.done[r.Stage], r.Index)
 			result := w.result
 			result.Usage = schemas.Usage{Paid: 1}
+			if w.took != nil {
+				result.Usage = w.took(r)
+			}
 			return result, nil
 		})
 	}
@@ -108,7 +119,7 @@ func newWorld(t *testing.T) *world {
 		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage, Note: w.note}, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
-		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Notes: r.Notes}, w.unreported
+		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Probed: r.Probed, Notes: r.Notes}, w.unreported
 	})
 	return w
 }
@@ -159,6 +170,19 @@ func (w *world) run(t *testing.T, spec schemas.RunSpec) schemas.RunReport {
 		t.Fatal(err)
 	}
 	return report
+}
+
+// progress asks the run where it stands.
+func (w *world) progress(t *testing.T) (p schemas.Progress) {
+	t.Helper()
+	v, err := w.QueryWorkflow(schemas.QueryProgress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Get(&p); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // at sends a signal some time after the start; the test's clock jumps there.
@@ -440,6 +464,7 @@ func TestAnAbortNeedsNoReport(t *testing.T) {
 
 func TestATripwirePausesTheStageOnce(t *testing.T) {
 	w := newWorld(t)
+	w.took = func(r activities.TaskRequest) schemas.Usage { return schemas.Usage{Paid: 12} }
 	w.failing = func(r activities.TaskRequest) error {
 		if r.Stage == schemas.StageFilter && !r.Unchecked {
 			return temporal.NewNonRetryableApplicationError("tripwire: 0% were kept", string(schemas.InvalidInput), nil, schemas.TaskFailure{Usage: schemas.Usage{Paid: 10}, Tripwire: true})
@@ -455,8 +480,8 @@ func TestATripwirePausesTheStageOnce(t *testing.T) {
 	if !slices.Equal(w.done[schemas.StageFilter], []int{0, 1, 2}) {
 		t.Errorf("filter did tasks %v", w.done[schemas.StageFilter])
 	}
-	// What the failed attempts took stays in the account.
-	if got := report.Stages[2].Usage.Paid; got != 3*10+3 {
+	// What a task tells in the end includes what it has told before.
+	if got := report.Stages[2].Usage.Paid; got != 3*12 {
 		t.Errorf("filter has paid for %d calls", got)
 	}
 }

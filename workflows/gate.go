@@ -26,10 +26,11 @@ var verdicts = map[schemas.Gate][]string{
 	schemas.GateModels:  {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
 	schemas.GateQuota:   {schemas.DecisionApprove, schemas.DecisionReject, schemas.DecisionAbort},
 	schemas.GateFailure: {schemas.DecisionResume, schemas.DecisionAbort},
+	schemas.GateBudget:  {schemas.DecisionBudget, schemas.DecisionResume, schemas.DecisionAbort},
 }
 
 // signals are the verdicts that people send.
-var signals = []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort, schemas.SignalRetry}
+var signals = []string{schemas.SignalApprove, schemas.SignalReject, schemas.SignalResume, schemas.SignalAbort, schemas.SignalRetry, schemas.SignalBudget}
 
 // gate waits for a person's decision on the thing with this digest. A decision
 // that was recorded for the same gate and digest counts, so that a run that is
@@ -119,8 +120,15 @@ func (f *factory) wait(ctx workflow.Context, opening schemas.Opening) (answer, e
 	}
 	opening.ID = fmt.Sprintf("%s-%d-%s", gate, f.carried.Openings, opening.Digest.Short())
 	opening.Number = f.carried.Openings
-	opening.Command = fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"}'`,
-		schemas.ShellWord(string(f.id)), usual, gate)
+	more := ""
+	if gate == schemas.GateBudget {
+		usual, more = schemas.DecisionBudget, `,"usd":DOLLARS`
+		if f.budget().USD == 0 {
+			more = `,"tokens":TOKENS`
+		}
+	}
+	opening.Command = fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"%s}'`,
+		schemas.ShellWord(string(f.id)), usual, gate, more)
 	opening.Since = workflow.Now(ctx)
 	f.waiting, f.answer, f.state = &opening, nil, schemas.StateWaiting
 	f.show(ctx)
@@ -152,6 +160,12 @@ func (f *factory) wait(ctx workflow.Context, opening schemas.Opening) (answer, e
 func (f *factory) check(verdict string, d schemas.Decision) error {
 	if verdict == schemas.DecisionRetry {
 		return f.checkRetry(d)
+	}
+	if verdict == schemas.DecisionBudget {
+		return f.checkBudget(d)
+	}
+	if d.USD != 0 || d.Tokens != 0 {
+		return fmt.Errorf("usd and tokens are for set-budget")
 	}
 	if d.Stage != "" || d.Reason != "" {
 		return fmt.Errorf("stage and reason are for retry")
@@ -201,6 +215,8 @@ func (f *factory) record(ctx workflow.Context, verdict string, d schemas.Decisio
 	if against != nil {
 		record.Stale = true
 		record.Decision.Note = join(d.Note, "stale: "+against.Error())
+	} else if verdict == schemas.DecisionBudget && !f.atBudget() {
+		record.Decision.Gate, record.Decision.Digest = schemas.GateBudget, f.budgetDigest() // it counts from now on
 	} else if f.waiting == nil {
 		f.retried(record.Decision) // the run is at its beginning
 	} else {

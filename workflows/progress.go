@@ -37,6 +37,13 @@ func (f *factory) progress() schemas.Progress {
 	if f.carried.Inputs != nil {
 		p.Simulated = f.carried.Inputs.Simulated
 	}
+	p.Probed = f.carried.Probed
+	for _, stage := range schemas.Stages {
+		p.Spent.Add(f.carried.Spent[stage])
+	}
+	if budget := f.budget(); budget != (schemas.Cost{}) {
+		p.Budget = &budget
+	}
 	return p
 }
 
@@ -57,7 +64,7 @@ func (f *factory) show(ctx workflow.Context) {
 		attrStage.ValueSet(string(f.current())),
 		attrState.ValueSet(f.state),
 		attrBase.ValueSet(f.spec.Base),
-		attrUSD.ValueSet(f.spent().USD),
+		attrUSD.ValueSet(f.progress().Usage().USD),
 	}
 	if f.carried.Inputs != nil {
 		updates = append(updates, attrPolicy.ValueSet(string(f.carried.Inputs.Policy)))
@@ -66,13 +73,6 @@ func (f *factory) show(ctx workflow.Context) {
 		workflow.GetLogger(ctx).Error("search attributes not set", "error", err)
 	}
 	workflow.SetCurrentDetails(ctx, details(f.progress()))
-}
-
-func (f *factory) spent() (u schemas.Usage) {
-	for _, s := range f.stages {
-		u.Add(s.Usage)
-	}
-	return u
 }
 
 // details is the run's page in the Temporal UI, in Markdown.

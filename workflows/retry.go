@@ -87,6 +87,14 @@ func (f *factory) retries(stage schemas.Stage) *schemas.Reason {
 
 // rewind takes the run back to where a stage has not begun.
 func (f *factory) rewind(stage schemas.Stage) {
+	if part := f.carried.Open; part != nil {
+		f.leave(part.Stage, took(part))
+	}
+	for _, s := range f.carried.Sums {
+		if !s.Stage.Before(stage) {
+			f.leave(s.Stage, s.Usage)
+		}
+	}
 	f.carried.Open = nil
 	f.carried.Drawn = false
 	if !schemas.StagePrompts.Before(stage) {

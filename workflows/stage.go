@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"go.temporal.io/sdk/temporal"
@@ -19,8 +20,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	progress := &f.stages[len(f.stages)-1]
 	part := f.carried.Open
 	if part == nil || part.Stage != stage {
-		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx), Usage: f.carried.Probed}
-		f.carried.Probed = schemas.Usage{}
+		part = &schemas.OpenStage{Stage: stage, Started: workflow.Now(ctx)}
 		f.carried.Open = part
 	}
 	f.show(ctx)
@@ -41,7 +41,8 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		part.Plan = &plan
 	}
 	progress.Tasks = part.Plan.Tasks
-	progress.Done, progress.Ledger, progress.Usage, progress.ByCategory = part.Next-len(part.Failed)-len(part.Pending), part.Ledger, part.Usage, part.ByCategory
+	progress.Done = part.Next - len(part.Failed) - len(part.Pending)
+	f.tell(progress, part)
 	workflow.SetCurrentDetails(ctx, details(f.progress())) // no event of the history
 
 	if err := f.tasks(ctx, part, progress); err != nil {
@@ -51,7 +52,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 	var sum schemas.StageSum
 	err := f.retrying(ctx, stage, func() error {
 		return workflow.ExecuteActivity(light(ctx, "close stage "+string(stage)), act.Manifest, activities.ManifestRequest{
-			Run: f.id, Stage: stage, Plan: *part.Plan, Usage: part.Usage,
+			Run: f.id, Stage: stage, Plan: *part.Plan, Usage: part.Usage, Costs: part.Costs,
 			Started: part.Started, Finished: workflow.Now(ctx),
 		}).Get(ctx, &sum)
 	})
@@ -66,6 +67,7 @@ func (f *factory) stage(ctx workflow.Context, stage schemas.Stage) error {
 		f.note([]string{sum.Note})
 	}
 	f.carried.Open = nil
+	delete(f.carried.Spent, stage) // the manifest has it all
 	if f.spec.Quota.Accepted == 0 || stage.Before(schemas.StageSynthesize) || schemas.StageFilter.Before(stage) {
 		delete(f.carried.Retry, stage) // the rounds of a quota come back to it
 	}
@@ -120,12 +122,19 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 		}
 		todo := part.Failed
 		part.Failed = nil
-		failure := f.rounds(ctx, part, progress, todo, without)
+		failure, broke := f.rounds(ctx, part, progress, todo, without)
 		without = false
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if (part.Next < part.Plan.Tasks || len(part.Pending) > 0) && len(part.Failed) == 0 && f.tripped(part) == "" {
+		unfinished := failedForGood(part) == 0
+		if broke && unfinished && len(part.Pending) == 0 {
+			if err := f.broke(ctx, part); err != nil {
+				return err
+			}
+			continue
+		}
+		if (part.Next < part.Plan.Tasks || len(part.Pending)+len(part.Failed) > 0) && unfinished && f.tripped(part) == "" {
 			// The window closed early because the history is long.
 			if err := f.continueAsNew(ctx); err != nil {
 				return err
@@ -134,7 +143,7 @@ func (f *factory) tasks(ctx workflow.Context, part *schemas.OpenStage, progress 
 		if len(part.Failed) == 0 && part.Next >= part.Plan.Tasks && f.tripped(part) == "" {
 			return nil
 		}
-		if len(part.Failed) > 0 {
+		if !unfinished {
 			if without = f.mayMiss(part); without {
 				continue
 			}
@@ -167,16 +176,85 @@ func (f *factory) mayMiss(part *schemas.OpenStage) bool {
 	return n > 0 && float64(part.Ledger.Missing()+n) <= f.spec.MaxFailed*float64(part.Plan.Planned)
 }
 
-// window runs the tasks todo, without the rows that failed where it may, and then those
-// from part.Next on. It stops opening tasks when the history should be continued, or
-// when a whole window has failed, a tripwire is hit or an account is refused (then the rest
-// would most likely fail too), and returns the first failure once all open tasks have ended.
-func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error) {
+// window runs the tasks that failed, without the rows that did where it may, and then those
+// from part.Next on. It stops opening tasks when the history should be continued, when
+// the budget is spent, or when a whole window has failed, a tripwire is hit or an account is
+// refused (then the rest would most likely fail too), and returns the first failure once all open tasks
+// have ended, and whether the budget is spent.
+func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress *schemas.StageProgress, todo []schemas.FailedTask, without bool) (failure error, broke bool) {
 	var (
-		open = workflow.NewSemaphore(ctx, int64(f.spec.Window))
-		wg   = workflow.NewWaitGroup(ctx)
+		open  = workflow.NewSemaphore(ctx, int64(f.spec.Window))
+		wg    = workflow.NewWaitGroup(ctx)
+		purse = f.purse(part, todo)
 	)
-	launch := func(index int, mayMiss int64) bool {
+	// beside is how many tasks may be opened beside one.
+	beside := func(others int) int { return max(0, min(f.spec.Window-1, others)) }
+	// call runs a task until it has an outcome, or returns it as it stands.
+	call := func(ctx workflow.Context, t schemas.FailedTask, grant *schemas.Cost, mayMiss int64) {
+		defer wg.Done()
+		defer open.Release(1)
+		for {
+			var result schemas.TaskResult
+			err := workflow.ExecuteActivity(working(ctx, part.Stage, t.Index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
+				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: t.Index, Started: part.Started, Grant: grant, Unchecked: part.Unchecked,
+				MayMiss: mayMiss, Retry: f.retries(part.Stage),
+			}).Get(ctx, &result)
+			if err != nil {
+				told := taskFailure(err)
+				t = schemas.FailedTask{Index: t.Index, Rows: told.Rows, Usage: told.Usage, Costs: told.Costs}
+				if told.Usage == (schemas.Usage{}) && grant != nil {
+					t.Granted = *grant // who knows
+				}
+				purse.settle(t.Index, t.AtMost())
+				part.Failed = append(part.Failed, t)
+				f.tell(progress, part)
+				if failure == nil || outweighs(told, taskFailure(failure)) {
+					failure = err
+				}
+				return
+			}
+			purse.settle(t.Index, result.Usage.AtMost())
+			if u := result.Unfinished; u != nil && u.Pending != nil {
+				if grant != nil {
+					purse.hold(t.Index, *grant, result.Usage.AtMost())
+				}
+				f.postpone(part, progress, schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs}, grant, *u.Pending)
+				f.tell(progress, part)
+				return
+			}
+			if result.Unfinished != nil {
+				t = schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs, Unfinished: true}
+				again := failure == nil && f.tripped(part) == "" && !f.shouldContinue(ctx)
+				if again {
+					if grant, again = f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(part.Plan.Tasks-part.Next)); !again {
+						broke = true
+					}
+				}
+				if !again {
+					part.Failed = append(part.Failed, t)
+					f.tell(progress, part)
+					return
+				}
+				continue
+			}
+			part.Ledger.Add(result.Ledger)
+			if f.carried.Inputs.Categories <= schemas.CarriedCategories {
+				part.ByCategory.AddAll(result.ByCategory)
+				part.Costs.AddAll(result.Costs)
+			}
+			part.Usage.Add(result.Usage)
+			f.note(result.Notes)
+			progress.Done++
+			if result.Found {
+				progress.Found++
+			} else {
+				purse.end(result.Usage.Cost())
+			}
+			f.tell(progress, part)
+			return
+		}
+	}
+	launch := func(t schemas.FailedTask, others int, mayMiss int64) bool {
 		if err := open.Acquire(ctx, 1); err != nil {
 			failure = err
 			return false
@@ -185,62 +263,64 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 			open.Release(1)
 			return false
 		}
+		grant, ok := purse.resume(t.Index)
+		delete(part.Grants, t.Index)
+		if !ok {
+			grant, ok = f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(others))
+		}
+		if !ok {
+			open.Release(1)
+			broke = true
+			return false
+		}
 		wg.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer wg.Done()
-			defer open.Release(1)
-			var result schemas.TaskResult
-			err := workflow.ExecuteActivity(working(ctx, part.Stage, index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
-				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: index, Unchecked: part.Unchecked,
-				MayMiss: mayMiss, Retry: f.retries(part.Stage),
-			}).Get(ctx, &result)
-			if err != nil {
-				part.Failed = append(part.Failed, schemas.FailedTask{Index: index, Rows: taskFailure(err).Rows})
-				part.Usage.Add(taskFailure(err).Usage)
-				progress.Usage = part.Usage
-				if failure == nil || outweighs(taskFailure(err), taskFailure(failure)) {
-					failure = err
-				}
-				return
-			}
-			if u := result.Unfinished; u != nil && u.Pending != nil {
-				part.Usage.Add(result.Usage)
-				progress.Usage = part.Usage
-				f.postpone(part, progress, index, *u.Pending)
-				return
-			}
-			part.Ledger.Add(result.Ledger)
-			if f.carried.Inputs.Categories <= schemas.CarriedCategories {
-				part.ByCategory.AddAll(result.ByCategory)
-			}
-			part.Usage.Add(result.Usage)
-			f.note(result.Notes)
-			progress.Done++
-			if result.Found {
-				progress.Found++
-			}
-			progress.Ledger, progress.Usage, progress.ByCategory = part.Ledger, part.Usage, part.ByCategory
-		})
+		workflow.Go(ctx, func(ctx workflow.Context) { call(ctx, t, grant, mayMiss) })
 		return true
 	}
-	for _, t := range todo {
+	for len(todo) > 0 {
+		t := todo[0]
+		todo = todo[1:]
 		var mayMiss int64
 		if without {
 			mayMiss = t.Rows
 		}
-		if !launch(t.Index, mayMiss) {
+		if broke || !launch(t, len(todo)+part.Plan.Tasks-part.Next, mayMiss) {
 			part.Failed = append(part.Failed, t)
 		}
 	}
-	for part.Next < part.Plan.Tasks && len(part.Failed) < f.spec.Window && len(part.Pending) < maxPending &&
+	for part.Next < part.Plan.Tasks && !broke && failedForGood(part) < f.spec.Window && len(part.Pending) < maxPending &&
 		!endsWindow(taskFailure(failure)) && !f.shouldContinue(ctx) {
-		if !launch(part.Next, 0) {
+		if !launch(schemas.FailedTask{Index: part.Next}, part.Plan.Tasks-part.Next-1, 0) {
 			break
 		}
 		part.Next++
 	}
 	wg.Wait(ctx)
-	return failure
+	return failure, broke
+}
+
+// tell has the progress show what an open stage has come to.
+func (f *factory) tell(progress *schemas.StageProgress, part *schemas.OpenStage) {
+	progress.Ledger, progress.ByCategory = part.Ledger, part.ByCategory
+	progress.Usage, progress.Projected = took(part), projected(part)
+	progress.Costs = maps.Clone(part.Costs)
+	for _, t := range part.Failed {
+		progress.Costs.AddAll(t.Costs)
+	}
+	for _, index := range part.Pending {
+		progress.Usage.Add(f.pending[index].Usage)
+		progress.Costs.AddAll(f.pending[index].Costs)
+	}
+}
+
+// failedForGood is how many tasks failed that more money would not help.
+func failedForGood(part *schemas.OpenStage) (n int) {
+	for _, t := range part.Failed {
+		if !t.Unfinished {
+			n++
+		}
+	}
+	return n
 }
 
 // endsWindow reports whether a task's failure concerns the others too.
@@ -258,7 +338,7 @@ func (f *factory) tripped(part *schemas.OpenStage) string {
 	if !checks || f.spec.Tripwires.Off || part.Unchecked {
 		return ""
 	}
-	usage := part.Usage
+	usage := took(part)
 	if len(part.Pending) > 0 {
 		usage.USD = 0 // what tasks took that have no rows yet tells nothing of what a row costs
 	}

@@ -78,6 +78,7 @@ func batchStack(t *testing.T, flags ...string) *stack {
 	for _, e := range s.config["endpoints"].(map[string]any) {
 		e := e.(map[string]any)
 		e["batch_poll"], e["batch_discount"], e["input_usd"], e["output_usd"] = "200ms", 0.5, 1, 2
+		delete(e, "cached_usd") // what was in a cache is chance
 	}
 	return s
 }

@@ -56,6 +56,7 @@ type trial struct {
 type outcome struct {
 	shards []schemas.Digest // of the examples
 	asked  int64            // requests at the endpoint
+	usage  schemas.Usage    // as the run tells
 	took   time.Duration
 }
 
@@ -91,6 +92,7 @@ func (s *trial) isPeaceful(o outcome) {
 	if p := s.paid(); p.Requests != p.Unique || s.resumed > 0 || len(o.shards) == 0 {
 		s.Fatalf("in peace: %d requests, %d of them different, %d shards, %d times resumed", p.Requests, p.Unique, len(o.shards), s.resumed)
 	}
+	s.isExact(o.usage)
 	s.Logf("in peace: %d requests in %s", o.asked, o.took)
 }
 
@@ -113,6 +115,9 @@ func (s *trial) compare(got, calm outcome, repeats int64) {
 	if repeated < 0 || repeated > repeats {
 		s.Errorf("%d requests, %d of them repeated, at most %d allowed", got.asked, repeated, repeats)
 	}
+	if s.earlier == 0 { // else the ledger began anew
+		s.isBounded(got.usage)
+	}
 	s.Logf("%d requests, %d of them repeated (%d allowed), in %s; %d times resumed", got.asked, repeated, repeats, got.took, s.resumed)
 }
 
@@ -134,6 +139,7 @@ func (s *trial) end() (o outcome) {
 	if report.State != schemas.StateCompleted {
 		s.Fatalf("the run ended as %q: %s", report.State, report.Note)
 	}
+	o.usage = accounted(report)
 	for _, stage := range report.Stages {
 		if err := stage.Ledger.Check(stage.Ledger.Planned); err != nil || stage.Ledger.Planned == 0 {
 			s.Errorf("stage %s: %v (%+v)", stage.Stage, err, stage.Ledger)

@@ -4,11 +4,8 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io/fs"
-	"math"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,57 +58,20 @@ func TestHosted(t *testing.T) {
 		t.Errorf("simulated: %v", report.Simulated)
 	}
 
-	var got schemas.Usage
 	for _, stage := range report.Stages {
 		t.Logf("%s: %s, %d calls, $%.4f", stage.Stage, stage.Ledger, stage.Usage.Paid, stage.Usage.USD)
 		if err := stage.Ledger.Check(stage.Ledger.Planned); err != nil || stage.Ledger.Missing() > 0 {
 			t.Errorf("stage %s: %s: %v", stage.Stage, stage.Ledger, err)
 		}
-		got.Add(stage.Usage)
 	}
-	billed := bill(t, url, endpoints)
-	if got.Paid != billed.Paid || got.PromptTokens != billed.PromptTokens || got.CachedTokens != billed.CachedTokens ||
-		got.CompletionTokens != billed.CompletionTokens || math.Abs(got.USD-billed.USD) > 1e-9 {
+	billed := billOf(t, url, endpoints)
+	if got := accounted(report); bare(got) != billed {
 		t.Errorf("the run counts %+v, the endpoint %+v", got, billed)
 	}
 	if share := float64(billed.CachedTokens) / float64(billed.PromptTokens); share < 0.5 {
 		t.Errorf("%.0f%% of the tokens read were cached", 100*share)
 	}
 	s.noKey(t, "hosted")
-}
-
-// bill is what an endpoint has counted, at the configured prices.
-func bill(t *testing.T, url string, endpoints map[string]any) (u schemas.Usage) {
-	t.Helper()
-	resp, err := http.Get(url + "/ledger")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var ledger struct {
-		ByModel map[string]struct {
-			Paid             int64 `json:"paid"`
-			PromptTokens     int64 `json:"prompt_tokens"`
-			CachedTokens     int64 `json:"cached_tokens"`
-			CompletionTokens int64 `json:"completion_tokens"`
-		} `json:"by_model"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&ledger); err != nil {
-		t.Fatal(err)
-	}
-	prices := map[string]map[string]any{}
-	for _, e := range endpoints {
-		e := e.(map[string]any)
-		prices[e["model"].(string)] = e
-	}
-	for model, l := range ledger.ByModel {
-		price := func(name string) float64 { return prices[model][name].(float64) / 1e6 }
-		u.Add(schemas.Usage{
-			Paid: l.Paid, PromptTokens: l.PromptTokens, CachedTokens: l.CachedTokens, CompletionTokens: l.CompletionTokens,
-			USD: float64(l.PromptTokens-l.CachedTokens)*price("input_usd") + float64(l.CachedTokens)*price("cached_usd") + float64(l.CompletionTokens)*price("output_usd"),
-		})
-	}
-	return u
 }
 
 // noKey looks for the key in all that a run leaves: objects, logs and history.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ func TestServedModel(t *testing.T) {
 	taught := spec
 	taught.Synthesize.Teacher = schemas.RoleOf("served")
 	run := s.startRun("taught", taught)
+	s.allTheSame(t, "taught", "chain of thought")
 	report := s.report(run, 5*time.Minute)
 	s.sloppy(t, report, schemas.StageSynthesize, 3)
 	if got := s.stage(report, schemas.StageSynthesize).Ledger; got.Kept == 3 {
@@ -59,7 +61,19 @@ func TestServedModel(t *testing.T) {
 	judged := spec
 	judged.Filter.Judge, judged.Synthesize.MaxTokens = schemas.RoleOf("served"), 1024
 	run = s.startRun("judged", judged)
+	s.allTheSame(t, "judged", "vote")
 	s.sloppy(t, s.report(run, 10*time.Minute), schemas.StageFilter, 3)
+}
+
+// allTheSame approves going on with an endpoint that was found unfit before the first stage.
+func (s *stack) allTheSame(t *testing.T, run, why string) {
+	t.Helper()
+	opening := s.awaitGate(run, schemas.GateFailure, 5*time.Minute)
+	if !strings.Contains(opening.Question, why) {
+		t.Errorf("the run says nothing of a %s: %s", why, opening.Question)
+	}
+	t.Log(opening.Question)
+	s.temporal("workflow", "signal", "-w", run, "--name", "approve", "--input", `{"gate":"failure","by":"e2e"}`)
 }
 
 // sloppy checks that a run came to its end, and every unit of a stage to an outcome, for

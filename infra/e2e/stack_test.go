@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -114,9 +115,11 @@ func newStack(t *testing.T, flags ...string) *stack {
 const inFlight = 16
 
 func (s *stack) endpoint(model string) map[string]any {
-	return map[string]any{
+	e := map[string]any{
 		"base_url": s.simllm + "/v1", "model": model, "provider": "simllm", "revision": "1", "simulated": true, "max_in_flight": inFlight,
 	}
+	maps.Copy(e, prices[model])
+	return e
 }
 
 // bin is a built program: of the folder PRECEPT_BIN, which may hold some, or of .precept/bin.

@@ -2,6 +2,7 @@ package llm
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -81,7 +82,7 @@ var errPending = errors.New("the answer is to come by batch")
 func IsPending(err error) bool { return errors.Is(err, errPending) }
 
 // postpone takes a request that has no answer.
-func (b *Backlog) postpone(c *Client, q question, key schemas.Key) error {
+func (b *Backlog) postpone(ctx context.Context, c *Client, q question, body net.Buffers, key schemas.Key) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if f := b.failures[key]; f != nil && f.final(b.attempts) {
@@ -91,9 +92,10 @@ func (b *Backlog) postpone(c *Client, q question, key schemas.Key) error {
 	if _, ok := b.lines[key]; ok {
 		return errPending
 	}
-	body, err := q.body()
-	if err != nil {
-		return schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+	if c.payer != nil {
+		if err := c.payer.Postpone(ctx, q.bill(key, body, true)); err != nil {
+			return err
+		}
 	}
 	head, err := json.Marshal(key)
 	if err != nil {

@@ -130,15 +130,18 @@ func (c *Client) keep(ctx context.Context, key schemas.Key, limit int, answer An
 	answer.Limit = limit
 	earlier, found, err := c.recall(ctx, key)
 	if err != nil || found && earlier.holds(limit) {
+		c.twice(ctx, earlier, answer, err)
 		return err
 	}
 	under := key
 	if found || answer.limited() {
 		under = limitedKey(key, limit)
-		if _, known, err := c.recall(ctx, under); known || err != nil {
+		if other, known, err := c.recall(ctx, under); known || err != nil {
+			c.twice(ctx, other, answer, err)
 			return err
 		}
 	}
+	c.received(ctx, &answer)
 	raw, err := json.Marshal(answer)
 	if err != nil {
 		return schemas.E("journal answer", string(key), schemas.Internal, err)
@@ -152,6 +155,14 @@ func (c *Client) keep(ctx context.Context, key schemas.Key, limit int, answer An
 	if answer.Model != "" {
 		c.last.Store(&Served{answer.Model, answer.Fingerprint})
 	}
-	paid(answer, Meta{Key: key, USD: c.endpoint.price(answer)})
+	paid(answer, Meta{Key: key, USD: answer.USD})
 	return nil
+}
+
+// twice has the payer count an answer that somebody else has paid for, too: it is billed
+// all the same. One of its own was read before.
+func (c *Client) twice(ctx context.Context, known, answer Answer, err error) {
+	if err == nil && c.payer != nil && known.Payer != c.payer.Token() {
+		c.received(ctx, &answer)
+	}
 }

@@ -79,7 +79,7 @@ func TestOutageLasts(t *testing.T) {
 		}
 		var ended atomic.Int64
 		var wg sync.WaitGroup
-		for i := range 10 {
+		for i := range 40 {
 			wg.Go(func() {
 				_, _, err := c.Ask(t.Context(), ask(fmt.Sprint("waits ", i)))
 				if schemas.KindOf(err) != schemas.Unavailable || !IsRequest(err) || !strings.Contains(err.Error(), "no upstream") {

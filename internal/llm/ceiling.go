@@ -126,7 +126,7 @@ func (c *ceiling) advance(now time.Time, pressed bool) {
 		switch young := c.young(now); {
 		case young && held >= doubling:
 			c.grow(10 * probeBy)
-		case !young && held >= max(holdFor, c.price) && (c.paid >= holdRequests*min(c.refusals, 4) || held >= holdAtMost):
+		case !young && held >= max(holdFor, c.price) && (c.paid >= holdRequests*min(c.refusals, 2) || held >= holdAtMost):
 			c.grow(probeBy)
 		}
 	}
@@ -203,7 +203,7 @@ func (c *ceiling) refused(t *turn, others int, pause time.Duration, now time.Tim
 	if c.growing {
 		c.count(now)
 	}
-	if c.refusals == manyRefusals+int(c.rate/20) && !c.young(now) {
+	if c.refusals == manyRefusals+int(c.rate/20) && now.Sub(c.born) > 2*learnFor {
 		c.born = now
 	}
 	steady := now.Sub(c.since) >= holdFor

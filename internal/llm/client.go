@@ -64,6 +64,7 @@ type Client struct {
 	prefixes *prefixes
 	last     *atomic.Pointer[Served]
 	guard    func() error
+	payer    Payer    // nil: nobody keeps account
 	backlog  *Backlog // in batch mode: what is to be sent
 	seen     int      // refusals of the account before this client was guarded
 }
@@ -157,21 +158,26 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	}
 	if found && q.holds(answer) {
 		meta.Cached = true
+		c.found(ctx, meta.Key, q, answer)
 		return answer, meta, nil
 	}
 	if limited, ok, err := c.recall(ctx, q.limitedKey(meta.Key)); ok || err != nil {
-		meta.Cached = ok
+		if meta.Cached = ok; ok {
+			c.found(ctx, meta.Key, q, limited)
+		}
 		return limited, meta, err
-	}
-	if c.offline {
-		return Answer{}, meta, errMissing
-	}
-	if c.backlog != nil {
-		return Answer{}, meta, c.backlog.postpone(c, q, meta.Key)
 	}
 	body, err := q.body()
 	if err != nil {
 		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+	}
+	bill := q.bill(meta.Key, body, false)
+	if c.offline {
+		c.missing(ctx, bill)
+		return Answer{}, meta, errMissing
+	}
+	if c.backlog != nil {
+		return Answer{}, meta, c.backlog.postpone(ctx, c, q, body, bill.Key)
 	}
 	if c.endpoint.cachesPrefixes() {
 		read, err := c.prefixes.enter(ctx, q.messages[0])
@@ -180,11 +186,11 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 		}
 		defer read()
 	}
-	if answer, err = c.persist(ctx, body); err != nil {
+	if answer, err = c.persist(ctx, body, bill); err != nil {
 		return Answer{}, meta, err
 	}
 	answer.Limit = q.limit
-	meta.USD = c.endpoint.price(answer)
+	meta.USD = answer.USD
 	// The key may be taken by an answer that this limit leaves no room for.
 	key := meta.Key
 	if found || answer.limited() {
@@ -230,7 +236,7 @@ func (c *Client) check(r Request) error {
 
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
-func (c *Client) persist(ctx context.Context, body net.Buffers) (Answer, error) {
+func (c *Client) persist(ctx context.Context, body net.Buffers, bill Bill) (Answer, error) {
 	t := &turn{prefix: prefixOf(body), seen: c.seen}
 	for _, part := range body {
 		t.bytes += len(part)
@@ -240,7 +246,7 @@ func (c *Client) persist(ctx context.Context, body net.Buffers) (Answer, error) 
 		if err := c.enter(ctx, t); err != nil {
 			return Answer{}, err
 		}
-		answer, err := c.turn(ctx, t, body)
+		answer, err := c.turn(ctx, t, body, bill)
 		if t.again = throttled(err); t.again {
 			left--
 			failures--
@@ -287,7 +293,7 @@ func passing(err error) bool {
 func throttled(err error) bool { return schemas.KindOf(err) == schemas.RateLimited }
 
 // turn sends body once, as t allows.
-func (c *Client) turn(ctx context.Context, t *turn, body net.Buffers) (answer Answer, err error) {
+func (c *Client) turn(ctx context.Context, t *turn, body net.Buffers, bill Bill) (answer Answer, err error) {
 	x := &exchange{body: body}
 	sent := false
 	defer func() {
@@ -296,11 +302,10 @@ func (c *Client) turn(ctx context.Context, t *turn, body net.Buffers) (answer An
 	if err := c.journal.Ready(ctx); err != nil {
 		return Answer{}, err
 	}
-	if err := c.guard(); err != nil {
-		return Answer{}, err
-	}
-	sent = true
-	return c.send(ctx, t.replica.api, x)
+	return c.pay(ctx, bill, func() (Answer, error) {
+		sent = true
+		return c.send(ctx, t.replica.api, x)
+	})
 }
 
 func (c *Client) send(ctx context.Context, api *openai.Client, x *exchange) (Answer, error) {

@@ -101,7 +101,7 @@ func TestAskSendsAndJournals(t *testing.T) {
 	if diff := cmp.Diff(wantBody, body); diff != "" {
 		t.Errorf("body (- want, + sent):\n%s", diff)
 	}
-	want := Answer{Content: "Hello", FinishReason: "stop", Model: "served-1", Fingerprint: "fp", Limit: 7,
+	want := Answer{Content: "Hello", FinishReason: "stop", Model: "served-1", Fingerprint: "fp", Limit: 7, USD: 18e-6,
 		Usage: Usage{PromptTokens: 10, CachedTokens: 4, CompletionTokens: 5}}
 	if diff := cmp.Diff(want, answer, cmpopts.IgnoreFields(Answer{}, "Seconds")); diff != "" {
 		t.Error(diff)

@@ -29,6 +29,7 @@ api_key_env: LAB_KEY
 simulated: true
 max_in_flight: 4
 rpm: 60
+tpm: 9000
 timeout: 90s
 input_usd: 1
 cached_usd: 0.5
@@ -39,7 +40,7 @@ extra: {top_k: 20, temperature: null}
 `
 	want := Endpoint{
 		Name: "teacher", BaseURL: "https://models.example/v1", Model: "big", Provider: "lab", Revision: "2026-11",
-		APIKeyEnv: "LAB_KEY", Simulated: true, MaxInFlight: 4, RPM: 60, Timeout: 90 * time.Second,
+		APIKeyEnv: "LAB_KEY", Simulated: true, MaxInFlight: 4, RPM: 60, TPM: 9000, Timeout: 90 * time.Second,
 		InputUSD: 1, CachedUSD: 0.5, OutputUSD: 2, JSONMode: JSONNone, MaxTokensField: "max_completion_tokens",
 		Extra: map[string]any{"top_k": 20.0, "temperature": nil},
 	}
@@ -90,6 +91,10 @@ func TestEndpointCheck(t *testing.T) {
 		{"provider", func(e *Endpoint) { e.Provider = "" }},
 		{"max_in_flight", func(e *Endpoint) { e.MaxInFlight = -1 }},
 		{"rpm", func(e *Endpoint) { e.RPM = -1 }},
+		{"tpm", func(e *Endpoint) { e.TPM = -1 }},
+		{"base_urls", func(e *Endpoint) { e.BaseURLs = []string{"http://a/v1"} }}, // beside base_url
+		{"base_urls", func(e *Endpoint) { e.BaseURL, e.BaseURLs = "", []string{"http://a/v1", "http://a/v1"} }},
+		{"base_urls", func(e *Endpoint) { e.BaseURL, e.BaseURLs = "", []string{"http://a/v1", "b"} }},
 		{"timeout", func(e *Endpoint) { e.Timeout = -1 }},
 		{"output_usd", func(e *Endpoint) { e.OutputUSD = -1 }},
 		{"input_usd", func(e *Endpoint) { e.InputUSD = math.NaN() }},
@@ -107,6 +112,20 @@ func TestEndpointCheck(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "password") {
 			t.Errorf("%v shows a password", err)
 		}
+	}
+}
+
+func TestBaseURLs(t *testing.T) {
+	var e Endpoint
+	text := "{name: a, base_urls: ['http://a/v1', 'http://b/v1'], model: m, weights: w, max_in_flight: 16}"
+	if err := yaml.UnmarshalStrict([]byte(text), &e); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Check(); err != nil || e.InFlight() != 32 {
+		t.Errorf("%d in flight, %v", e.InFlight(), err)
+	}
+	if n := endpoint().InFlight(); n != defaultMaxInFlight {
+		t.Errorf("%d in flight by default", n)
 	}
 }
 

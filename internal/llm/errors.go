@@ -25,6 +25,7 @@ type fault struct {
 	retryAfter time.Duration
 	account    bool
 	late       bool // no reply in time
+	unbilled   bool // nobody bills a request that ends so
 }
 
 func (f *fault) Error() string { return f.text }
@@ -178,7 +179,7 @@ func refusedContent(status int, p problem) bool {
 func (c *Client) refusedError(status int, p problem, header http.Header) error {
 	f := &fault{
 		text: fmt.Sprintf("HTTP %d", status), retryAfter: retryAfter(status, header, time.Now()),
-		late: status == http.StatusRequestTimeout || status == http.StatusGatewayTimeout,
+		late: status == http.StatusRequestTimeout || status == http.StatusGatewayTimeout, unbilled: unbilled(status),
 	}
 	if text := c.clean(p.text); text != "" {
 		f.text += ": " + text
@@ -229,7 +230,7 @@ func (c *Client) sendError(ctx, attempt context.Context, err error) error {
 	case attempt.Err() != nil:
 		return c.fail(schemas.Unavailable, &fault{text: context.Cause(attempt).Error(), late: true}, "")
 	}
-	return c.unavailable(nil, "%v", err)
+	return c.fail(schemas.Unavailable, &fault{text: c.clean(err.Error()), unbilled: unsent(err)}, "")
 }
 
 const maxText = 300

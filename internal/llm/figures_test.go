@@ -288,18 +288,19 @@ func TestFigures(t *testing.T) {
 		inFlight int
 		first    float64
 		each     float64 // requests a second for one of the capacity
+		slowest  float64 // mean seconds of a request in the end; 0 for any
 	}{
-		{"a rate", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
-		{"a rate, a tenth of a second saved up", func() capacity { return &rated{holds: 0.1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1},
-		{"a rate with Retry-After", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 256, 100, 1},
-		{"a rate with Retry-After-Ms", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: exact} }, 256, 100, 1},
-		{"a rate with Retry-After, near max_in_flight", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 128, 100, 1},
-		{"a number at once", func() capacity { return &crowded{latency: steady} }, 256, 64, 1},
-		{"a number at once, varying", func() capacity { return &crowded{latency: latency(1, s, 0.5)} }, 256, 64, 1},
+		{"a rate", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1, 0},
+		{"a rate, a tenth of a second saved up", func() capacity { return &rated{holds: 0.1, latency: latency(1, s/2, 0.3), after: none} }, 256, 100, 1, 0},
+		{"a rate with Retry-After", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 256, 100, 1, 0},
+		{"a rate with Retry-After-Ms", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: exact} }, 256, 100, 1, 0},
+		{"a rate with Retry-After, near max_in_flight", func() capacity { return &rated{holds: 1, latency: latency(1, s/2, 0.3), after: whole} }, 128, 100, 1, 0},
+		{"a number at once", func() capacity { return &crowded{latency: steady} }, 256, 64, 1, 0},
+		{"a number at once, varying", func() capacity { return &crowded{latency: latency(1, s, 0.5)} }, 256, 64, 1, 0},
 		{"a queue", func() capacity {
 			length := lognormal(1, 100, 0.7)
 			return &queueing{token: 10 * time.Millisecond, length: func() int { return 1 + int(length()) }}
-		}, 128, 32, 1},
+		}, 128, 32, 1, 2}, // of which one is its own
 	} {
 		for change, factor := range map[string]float64{"steady": 1, "halves": 0.5, "doubles": 2} {
 			t.Run(test.name+"/"+change, func(t *testing.T) {
@@ -318,10 +319,54 @@ func TestFigures(t *testing.T) {
 							t.Errorf("from %s to %s: %.1f%% of the capacity, %.2f%% refused", span.from, span.to, 100*f.perSecond/span.capacity/test.each, 100*f.refused)
 						}
 					}
+					if f := c.between(40*s, 70*s); test.slowest != 0 && f.seconds > test.slowest {
+						t.Errorf("a request takes %.2f s in the end", f.seconds)
+					}
 				})
 			})
 		}
 	}
+}
+
+// batching serves all at once, each the slower the more there are, as a GPU does.
+type batching struct {
+	length func() int
+
+	mu       sync.Mutex
+	inFlight int
+}
+
+func (m *batching) set(float64) {}
+
+func (m *batching) RoundTrip(*http.Request) (*http.Response, error) {
+	m.mu.Lock()
+	m.inFlight++
+	n := m.length()
+	m.mu.Unlock()
+	for left := n; left > 0; left -= 10 {
+		m.mu.Lock()
+		token := 7*time.Millisecond + time.Duration(m.inFlight)*43*time.Microsecond
+		m.mu.Unlock()
+		time.Sleep(time.Duration(min(left, 10)) * token)
+	}
+	m.mu.Lock()
+	m.inFlight--
+	m.mu.Unlock()
+	return tokens(n), nil
+}
+
+// TestBatchesAreNoQueue: 256 at once are answered 2.6 times as slowly as one, and 98 times
+// as many a second.
+func TestBatchesAreNoQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		length := lognormal(1, 100, 0.7)
+		c := press(t, &batching{length: func() int { return 1 + int(length()) }}, 256, 130*time.Second, nil)
+		used := c.busy(10*time.Second, 130*time.Second) / 256
+		t.Logf("%.1f%% of max_in_flight is used", 100*used)
+		if used < 0.95 {
+			t.Errorf("%.1f%% of max_in_flight is used", 100*used)
+		}
+	})
 }
 
 // TestLatenciesThatVary: where nothing queues, what a client could have in flight is what

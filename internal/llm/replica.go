@@ -16,9 +16,10 @@ const spillAfter = time.Second
 // replica is one of an endpoint's base URLs. It has a queue, what it bears at once and a
 // second as learned from its refusals and its latency, and a breaker.
 type replica struct {
-	url string
-	api *openai.Client
-	max int
+	url  string
+	hash uint32
+	api  *openai.Client
+	max  int
 
 	waiting  list.List // of *turn
 	queued   *int      // turns that wait at all replicas
@@ -34,7 +35,7 @@ type replica struct {
 }
 
 func newReplica(url string, atOnce int, queued *int, now time.Time) *replica {
-	return &replica{url: url, max: atOnce, queued: queued, ceiling: newCeiling(now), gradient: newGradient(atOnce)}
+	return &replica{url: url, hash: crc32.ChecksumIEEE([]byte(url)), max: atOnce, queued: queued, ceiling: newCeiling(now), gradient: newGradient(atOnce)}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -46,7 +47,7 @@ func prefixOf(body net.Buffers) uint32 { return crc32.Checksum(body[1], castagno
 // hash): the prefix stays in one replica's cache, in every process, and when one dies,
 // only its own prefixes move.
 func (r *replica) affinity(prefix uint32) uint64 {
-	x := uint64(prefix)<<32 | uint64(crc32.ChecksumIEEE([]byte(r.url)))
+	x := uint64(prefix)<<32 | uint64(r.hash)
 	x ^= x >> 30
 	x *= 0xbf58476d1ce4e5b9
 	x ^= x >> 27

@@ -40,7 +40,11 @@ type Answer struct {
 	Fingerprint  string  `json:"fingerprint,omitempty"`
 	Limit        int     `json:"limit,omitempty"` // the most tokens that were asked for
 	Seconds      float64 `json:"seconds"`         // from sending the request to the whole reply
-	Batch        bool    `json:"batch,omitempty"` // it came by batch, at its price
+
+	// Payer is who paid for it, and USD what it cost then. Who finds it pays nothing.
+	Payer string  `json:"payer,omitempty"`
+	USD   float64 `json:"usd,omitempty"`
+	Batch bool    `json:"batch,omitempty"` // it came by batch, at its price
 }
 
 // TooLong reports whether the request exceeds the model's context: nothing was
@@ -89,12 +93,18 @@ func Count(a Answer, m Meta) schemas.Usage {
 	if m.Cached {
 		return schemas.Usage{Cached: 1}
 	}
+	a.USD = m.USD
+	return a.took()
+}
+
+// took is what the answer took when it was paid for.
+func (a Answer) took() schemas.Usage {
 	return schemas.Usage{
 		Paid:             1,
 		PromptTokens:     a.Usage.PromptTokens,
 		CachedTokens:     a.Usage.CachedTokens,
 		CompletionTokens: a.Usage.CompletionTokens,
-		USD:              m.USD,
+		USD:              a.USD,
 		Seconds:          a.Seconds,
 	}
 }
@@ -114,7 +124,7 @@ func (e Endpoint) price(a Answer) float64 {
 	if a.Batch {
 		usd *= 1 - e.BatchDiscount
 	}
-	return usd
+	return schemas.Dollars(usd)
 }
 
 // question is a request as an endpoint is asked it. The messages are encoded once, and

@@ -48,8 +48,8 @@ func (c *Client) Probe(ctx context.Context, r Request) (Answer, Meta, error) {
 	apart := *c
 	apart.seen = c.pace.refusals()
 	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
-	answer, err := apart.persist(ctx, body)
-	return answer, Meta{Key: q.key(), USD: c.endpoint.price(answer)}, err
+	answer, err := apart.persist(ctx, body, q.bill("", body, false))
+	return answer, Meta{Key: q.key(), USD: answer.USD}, err
 }
 
 // Served is what the endpoint said of itself.

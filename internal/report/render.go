@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -115,7 +116,13 @@ type reasonCount struct {
 
 type categoryView struct {
 	Category schemas.Category
-	Ledgers  []schemas.Ledger
+	Parts    []part
+}
+
+// part is what became of a category's units in a stage, and what they cost.
+type part struct {
+	schemas.Ledger
+	USD float64
 }
 
 type sampleView struct {
@@ -158,6 +165,7 @@ func newView(d Data) (view, error) {
 		}
 		v.Suites = append(v.Suites, sv)
 	}
+	v.Total.Usage = d.Report.Probed
 	for _, sum := range d.Report.Stages {
 		v.Stages = append(v.Stages, newStageView(sum))
 		v.Total.Tasks += sum.Tasks
@@ -269,18 +277,17 @@ func reasons(counts map[schemas.Reason]int64) (out []reasonCount) {
 
 func byCategory(manifests []schemas.Manifest) (stages []schemas.Stage, out []categoryView) {
 	var categories []schemas.Category
-	manifests = slices.DeleteFunc(slices.Clone(manifests), func(m schemas.Manifest) bool { return len(m.ByCategory) == 0 })
+	manifests = slices.DeleteFunc(slices.Clone(manifests), func(m schemas.Manifest) bool { return len(m.ByCategory)+len(m.Costs) == 0 })
 	for _, m := range manifests {
 		stages = append(stages, m.Stage)
-		for c := range m.ByCategory {
-			categories = append(categories, c)
-		}
+		categories = slices.AppendSeq(categories, maps.Keys(m.ByCategory))
+		categories = slices.AppendSeq(categories, maps.Keys(m.Costs))
 	}
 	slices.Sort(categories)
 	for _, c := range slices.Compact(categories) {
 		cv := categoryView{Category: c}
 		for _, m := range manifests {
-			cv.Ledgers = append(cv.Ledgers, m.ByCategory[c])
+			cv.Parts = append(cv.Parts, part{m.ByCategory[c], m.Costs[c].USD})
 		}
 		out = append(out, cv)
 	}

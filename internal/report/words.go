@@ -340,8 +340,12 @@ func effortOf(stages []schemas.StageSum, total schemas.StageSum) string {
 			s += fmt.Sprintf("Curation kept %s of %s. ", count(st.Ledger.Kept), count(st.Ledger.Planned))
 		}
 	}
-	return s + fmt.Sprintf("The stages took %s, sent %s requests to language models, and cost %s.",
+	s += fmt.Sprintf("The stages took %s, sent %s requests to language models, and cost %s.",
 		seconds(total.Seconds), count(total.Usage.Paid), dollars(total.Usage.USD))
+	if u := total.Usage; u.Unanswered > 0 || u.UnansweredUSD > 0 {
+		s += fmt.Sprintf(" Unaccounted: at most %s calls, at most %s, to which no answer is known.", count(u.Unanswered), dollars(u.UnansweredUSD))
+	}
+	return s
 }
 
 // emptyNotes names the arms whose safe look owes much to answers that did

@@ -42,8 +42,6 @@ type Options struct {
 	// End is told the error that ends the job. No reward is given from then on, not even
 	// null, and the job is told that it is to end.
 	End func(error)
-	// Usage is told what calls took.
-	Usage func(schemas.Usage)
 }
 
 // Server rewards the completions of one job and remembers them as rollouts.
@@ -80,8 +78,8 @@ func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + 
 // Token is what the job must show.
 func (s *Server) Token() string { return s.token }
 
-// Close ends the server.
-func (s *Server) Close() error { return s.http.Close() }
+// Close ends the server, once the judge's answers in flight are there: they are paid for.
+func (s *Server) Close() error { return s.http.Shutdown(context.Background()) }
 
 // Rollouts returns what was rewarded so far, in the order of steps.
 func (s *Server) Rollouts() (all []schemas.Rollout) {
@@ -221,8 +219,7 @@ func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas
 		return out, err
 	}
 	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent, Language: it.Language, Source: it.Source}
-	result, err := s.Judge.Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
-	s.Usage(result.Usage)
+	result, err := s.Judge.Verdict(llm.InCategory(ctx, it.Category), judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
 	if err != nil && s.unavailable(ctx, err) {
 		return out, nil // null
 	}

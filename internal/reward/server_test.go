@@ -47,7 +47,6 @@ func serve(t *testing.T, v *voter) *Server {
 			return policy.CategoryPolicy{Category: c, Text: "rules"}, nil
 		},
 		InFlight: 2,
-		Usage:    func(schemas.Usage) {},
 	})
 	if err != nil {
 		t.Fatal(err)

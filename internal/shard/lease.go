@@ -20,6 +20,9 @@ type LeaseOptions struct {
 	// TTL is how long a lease that isn't renewed keeps others out. It is renewed
 	// three times in that. Defaults to 30s.
 	TTL time.Duration
+	// Note, where it is set, is what every write of the lease tells whoever takes it over.
+	// As long as it returns nil, what the former holder told stays.
+	Note func() json.RawMessage
 	// Log defaults to slog.Default().
 	Log *slog.Logger
 }
@@ -37,8 +40,10 @@ type Lease struct {
 	stop    context.CancelFunc
 	stopped sync.WaitGroup
 
-	former time.Time // until when somebody else may have had it
+	former time.Time       // until when somebody else may have had it
+	told   json.RawMessage // by the former holder
 
+	writing sync.Mutex // held by whoever writes the object once it is ours
 	mu      sync.Mutex
 	state   leaseState
 	etag    string
@@ -53,6 +58,8 @@ type leaseState struct {
 	Beat     int64  `json:"beat"`
 	TTL      string `json:"ttl"`
 	Released bool   `json:"released,omitempty"`
+
+	Note json.RawMessage `json:"note,omitempty"`
 }
 
 func leaseObject(key schemas.Key) string { return fmt.Sprintf("leases/%s.json", key) }
@@ -132,6 +139,10 @@ func (w *watch) try(ctx context.Context) error {
 		return schemas.Errorf("acquire lease", leaseObject(l.key), schemas.Conflict, "held by %s", held.Holder)
 	}
 	w.tried = time.Now()
+	l.told = held.Note
+	l.mu.Lock()
+	l.state.Note = held.Note
+	l.mu.Unlock()
 	return l.put(ctx, w.tried, PutOptions{IfMatch: info.ETag})
 }
 
@@ -154,6 +165,11 @@ func (l *Lease) put(ctx context.Context, start time.Time, opts PutOptions) error
 	state := l.state
 	l.mu.Unlock()
 	state.Beat++
+	if l.options.Note != nil {
+		if note := l.options.Note(); note != nil {
+			state.Note = note
+		}
+	}
 	body, err := json.Marshal(state)
 	if err != nil {
 		return err
@@ -176,8 +192,17 @@ func (l *Lease) adopt(state leaseState, etag string, at time.Time) {
 	l.state, l.etag, l.renewed = state, etag, at
 }
 
-// renew writes the lease again, unless somebody has taken it over.
+// renew renews the lease in time.
 func (l *Lease) renew(ctx context.Context) {
+	if err := l.Renew(ctx); err != nil && ctx.Err() == nil && schemas.KindOf(err) != schemas.Conflict {
+		l.options.Log.Warn("lease not renewed yet", "key", l.key, "error", err)
+	}
+}
+
+// Renew writes the lease again, with its note, unless somebody has taken it over.
+func (l *Lease) Renew(ctx context.Context) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, l.options.TTL)
 	defer cancel()
 	for {
@@ -186,11 +211,11 @@ func (l *Lease) renew(ctx context.Context) {
 		etag, renewed, lost := l.etag, l.renewed, l.lost
 		l.mu.Unlock()
 		if lost != nil {
-			return
+			return lost
 		}
 		err := l.put(ctx, start, PutOptions{IfMatch: etag})
 		if err == nil {
-			return
+			return nil
 		}
 		if kind := schemas.KindOf(err); kind == schemas.Conflict || kind == schemas.NotFound {
 			held, info, getErr := l.get(ctx)
@@ -200,30 +225,29 @@ func (l *Lease) renew(ctx context.Context) {
 				l.adopt(held, info.ETag, renewed)
 				continue
 			case getErr == nil:
-				l.lose("taken over by %s", held.Holder)
-				return
+				return l.lose("taken over by %s", held.Holder)
 			case schemas.KindOf(getErr) == schemas.NotFound:
-				l.lose("its object was removed")
-				return
+				return l.lose("its object was removed")
 			}
 			err = getErr
 		}
-		if ctx.Err() == nil {
-			l.options.Log.Warn("lease not renewed yet", "key", l.key, "error", err)
-		}
-		return
+		return err
 	}
 }
 
-func (l *Lease) lose(format string, args ...any) {
+func (l *Lease) lose(format string, args ...any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lost = schemas.Errorf("check lease", leaseObject(l.key), schemas.Conflict, format, args...)
+	return l.lost
 }
 
 // Former is until when somebody else may have had the lease. It is zero where nobody had
 // it, so that nobody can have begun the work.
 func (l *Lease) Former() time.Time { return l.former }
+
+// Told is the note of the lease as its former holder wrote it last; nil where there is none.
+func (l *Lease) Told() json.RawMessage { return l.told }
 
 // Check returns nil as long as nobody else can have the lease, and a Conflict
 // afterwards. It asks only the clock.
@@ -252,6 +276,8 @@ func Elapsed(t, now time.Time) time.Duration {
 func (l *Lease) Release(ctx context.Context) error {
 	l.stop()
 	l.stopped.Wait()
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.options.TTL)
 	defer cancel()
 	l.mu.Lock()

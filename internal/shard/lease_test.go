@@ -2,6 +2,7 @@ package shard_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -268,4 +269,49 @@ func TestLeaseS3(t *testing.T) {
 	if err := last.Release(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+// Whoever takes a lease over reads what its holder told last, and keeps that until it
+// tells something itself.
+func TestALeaseTellsItsNote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, s := t.Context(), shard.NewMemory()
+		note := ""
+		options := leaseOptions("first")
+		options.Note = func() json.RawMessage {
+			if note == "" {
+				return nil
+			}
+			return json.RawMessage(note)
+		}
+		first, err := shard.Acquire(ctx, s, "k", options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.Told() != nil {
+			t.Errorf("told %s before anybody held it", first.Told())
+		}
+		note = `{"n":1}`
+		if err := first.Renew(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Release(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, holder := range []string{"second", "third"} { // the second says nothing
+			l, err := shard.Acquire(ctx, s, "k", leaseOptions(holder))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(l.Told()) != `{"n":1}` {
+				t.Errorf("the %s is told %s", holder, l.Told())
+			}
+			if err := l.Release(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Renew(ctx); schemas.KindOf(err) != schemas.Conflict {
+				t.Errorf("a released lease is renewed: %v", err)
+			}
+		}
+	})
 }

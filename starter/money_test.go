@@ -1,0 +1,88 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"precept/activities"
+	"precept/schemas"
+)
+
+func TestSetBudget(t *testing.T) {
+	gate := schemas.DecisionRecord{Number: 2, Verdict: "set-budget", Decision: schemas.Decision{
+		Gate: schemas.GateBudget, By: "Ann", Opening: "budget-1-0123456789ab", Digest: "0123456789abcdef", USD: 80, Tokens: 5000,
+	}}
+	early := schemas.DecisionRecord{Number: 1, Verdict: "set-budget", Decision: schemas.Decision{Gate: schemas.GateBudget, By: "Ann", USD: 0.5}}
+	for _, test := range []struct {
+		name   string
+		record schemas.DecisionRecord
+		args   []string
+		code   int
+		want   string
+	}{
+		{"at its gate", gate, []string{"--usd", "80", "--tokens", "5000", "--by", "Ann"}, exitOK,
+			"Decision 2 recorded: set-budget $80.00 and 5000 tokens at gate budget (opening budget-1-0123456789ab, data 0123456789ab) by Ann\n"},
+		{"at any time", early, []string{"--usd", "0.5", "--by", "Ann"}, exitOK, "Decision 1 recorded: set-budget $0.5000 by Ann\n"},
+		{"lifted", schemas.DecisionRecord{Number: 3, Verdict: "set-budget", Decision: schemas.Decision{By: "Ann"}}, []string{"--usd", "0", "--by", "Ann"}, exitOK,
+			"Decision 3 recorded: set-budget to none by Ann\n"},
+		{"by nobody", gate, []string{"--usd", "80"}, exitBadInput, "starter: read command line: nobody is named as the one who decides. Add: --by \"YOUR NAME\"\n"},
+		{"of nothing", gate, []string{"--by", "Ann"}, exitBadInput, "starter: read command line: no budget is named. Add --usd, --tokens, or both\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := &fakeServer{answer: decided{Record: &test.record}}
+			code, out, stderr := transcript(t, f, nil, append([]string{"set-budget", "first"}, test.args...)...)
+			if diff := cmp.Diff(test.want, out+stderr); diff != "" || code != test.code {
+				t.Errorf("exit code %d\n%s", code, diff)
+			}
+			if code == exitOK && (len(f.verdicts) != 1 || f.verdicts[0] != "set-budget") {
+				t.Errorf("sent %v", f.verdicts)
+			}
+		})
+	}
+}
+
+func TestMoneyLines(t *testing.T) {
+	p := schemas.Progress{
+		Probed: schemas.Usage{Paid: 2, USD: 0.01}, Budget: &schemas.Cost{USD: 20},
+		Stages: []schemas.StageProgress{
+			{Stage: schemas.StageSynthesize, Closed: true, Usage: schemas.Usage{Paid: 10, USD: 4, Unanswered: 3, UnansweredUSD: 0.25}},
+			{Stage: schemas.StageFilter, Usage: schemas.Usage{Paid: 5, USD: 1}, Projected: 8,
+				Costs: schemas.Costs{"violence": {USD: 0.75, Tokens: 900}}},
+		},
+	}
+	want := `Asking endpoints who answers: calls 2 paid, 0 cached, $0.01
+Unaccounted: at most 3 calls, at most $0.2500
+Projected by its rows so far: filter $8.00, the run $12.01 when that ends; $5.01 are spent
+Budget: $20.00
+`
+	if d := cmp.Diff(want, moneyLines(p)); d != "" {
+		t.Errorf("(- want, + got)\n%s", d)
+	}
+	want = "\nfilter by category\nviolence  kept 0  $0.7500  900 tokens\n"
+	if d := cmp.Diff(want, categoryTables(p.Stages)); d != "" {
+		t.Errorf("(- want, + got)\n%s", d)
+	}
+	if got := moneyLines(schemas.Progress{Stages: []schemas.StageProgress{{Usage: schemas.Usage{Paid: 1}}}}); got != "" {
+		t.Errorf("nothing is to be said, and said is %q", got)
+	}
+}
+
+func TestEstimateTable(t *testing.T) {
+	span := func(low, high float64) activities.Range { return activities.Range{Low: low, High: high} }
+	got := estimateTable(activities.Estimate{
+		Stages: []activities.StageEstimate{
+			{Stage: schemas.StageSynthesize, Endpoints: "teacher", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000.4), Completion: span(50, 100), USD: span(0.125, 1.5)},
+		},
+		Total:   activities.StageEstimate{Stage: "all", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000), Completion: span(50, 100), USD: span(0.125, 1.5)},
+		Assumes: []string{"a token is 4 bytes"},
+	})
+	want := `stage       endpoints  in the journal  calls  prompt tokens  completion tokens  USD
+synthesize  teacher    300             20     8000 to 9000   50 to 100          $0.1250 to $1.50
+all                    300             20     8000 to 9000   50 to 100          $0.1250 to $1.50
+Assumed: a token is 4 bytes
+`
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(- want, + got)\n%s", d)
+	}
+}
