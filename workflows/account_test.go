@@ -228,7 +228,7 @@ func TestUnfitEndpoints(t *testing.T) {
 	}
 }
 
-// TestAProbeBeforeAnyStageIsCounted: with the first stage, as all that is asked before it.
+// TestAProbeBeforeAnyStageIsCounted: as all that is asked before a stage.
 func TestAProbeBeforeAnyStageIsCounted(t *testing.T) {
 	r := newRefusing(t)
 	r.mended = true
@@ -242,7 +242,7 @@ func TestAProbeBeforeAnyStageIsCounted(t *testing.T) {
 	s := spec()
 	s.Mode = schemas.ModeBatch
 	report := r.run(t, s)
-	if report.State != schemas.StateCompleted || looks != 2 || report.Stages[0].Usage.Paid != 1+3 {
-		t.Errorf("ended as %q after %d looks; the first stage took %d calls, want a probe's and its own three", report.State, looks, report.Stages[0].Usage.Paid)
+	if report.State != schemas.StateCompleted || looks != 2 || report.Probed.Paid != 1 {
+		t.Errorf("ended as %q after %d looks; probes took %d calls, want one", report.State, looks, report.Probed.Paid)
 	}
 }
