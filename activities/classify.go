@@ -18,7 +18,7 @@ import (
 
 const (
 	// classifyVersion changes when the same votes give other labels.
-	classifyVersion = 1
+	classifyVersion = 2
 	// classifyRows is how many rows a task classifies.
 	classifyRows = 2_000
 )
@@ -152,7 +152,7 @@ func (c *classifying) add(name, kind string, category schemas.Category, ref sche
 		Policy: c.summaries.Digest,
 	}
 	// Its prompts have no category yet that they could be routed by.
-	if err := c.cast(&l, s.Judge, ""); err != nil {
+	if err := c.cast(&l, s.Judge, schemas.Intents, ""); err != nil {
 		return err
 	}
 	t := newTask(name, ref.Ledger.Kept, l, kind)
@@ -196,7 +196,7 @@ func doClassify(ctx context.Context, w *work) error {
 		return err
 	}
 	s := w.spec.Prompts.Classify
-	router, err := w.router(s.Judge)
+	router, err := w.router(s.Judge, schemas.Intents...)
 	if err != nil {
 		return err
 	}

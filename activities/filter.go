@@ -33,7 +33,7 @@ func (p *planner) filter(ctx context.Context) (tasks []schemas.Task, err error) 
 			Params: p.params(map[string]any{"votes": s.Votes, "threshold": s.Threshold, "max_tokens": s.MaxTokens}),
 			Policy: cp.Digest,
 		}
-		if err := p.cast(&l, s.Judge, cp.Category); err != nil {
+		if err := p.cast(&l, s.Judge, schemas.Intents, cp.Category); err != nil {
 			return nil, err
 		}
 		t := newTask(plan.Tasks[i].Title, ref.Ledger.Kept, l, schemas.OutputVerdicts)
@@ -57,7 +57,7 @@ func doFilter(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	router, err := w.router(w.spec.Filter.Judge)
+	router, err := w.router(w.spec.Filter.Judge, schemas.Intents...)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"precept/internal/generate"
+	"precept/internal/judge"
 	"precept/internal/llm"
 	"precept/schemas"
 )
@@ -64,7 +65,7 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 				}),
 				Policy: cp.Digest,
 			}
-			if err := p.cast(&l, g.Teacher, target.Category); err != nil {
+			if err := p.cast(&l, g.Teacher, []schemas.Intent{target.Intent}, target.Category); err != nil {
 				return nil, err
 			}
 			t := newTask(title("%s %s %d/%d", target.Category, target.Intent, n+1, total), int64(to-from), l, schemas.OutputGenerated)
@@ -75,13 +76,15 @@ func (p *planner) generate(ctx context.Context) (tasks []schemas.Task, err error
 	return tasks, nil
 }
 
-// openEndpoints opens what the run asks to make its data, before anything is paid.
+// openEndpoints opens what the run asks to make its data and to grade, before anything is
+// paid. The reward's are asked from where models are trained.
 func (p *planner) openEndpoints() error {
-	for _, role := range []schemas.Role{p.Spec.Synthesize.Teacher, p.Spec.Filter.Judge, p.Spec.Evaluate.Grader} {
-		for _, name := range role.Endpoints() {
-			if _, err := p.client(name); err != nil {
-				return err
-			}
+	for _, r := range p.usedEndpoints(p.Spec) {
+		if r.judges == judge.RoleReward {
+			continue
+		}
+		if _, err := p.client(r.name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -102,11 +105,11 @@ func doGenerate(ctx context.Context, w *work) error {
 		return err
 	}
 	g := w.spec.Prompts.Generate
-	teacher, err := w.router(g.Teacher)
+	share := w.Shares[0]
+	teacher, err := w.router(g.Teacher, share.Intent)
 	if err != nil {
 		return err
 	}
-	share := w.Shares[0]
 	space := generate.NewSpace(generate.Target{Category: w.Category, Intent: share.Intent}, pol.Cases(w.Category), g.Languages, g.Styles, g.Seed)
 	brief := func(i int) generate.Brief { return space.Brief(share.From + int64(i)) }
 	prompts := rowsOf[schemas.Generated]{

@@ -130,6 +130,15 @@ func TestGeneratedPromptsGoByRoutes(t *testing.T) {
 	spec := generating(t, 2)
 	spec.Prompts.Generate.Teacher = schemas.Role{{Endpoint: "grader", Intents: []schemas.Intent{schemas.IntentHarmful}}, {Endpoint: "teacher"}}
 	w := newWorld(t, spec, options{}).stages(schemas.StageGenerate, schemas.StageClassify)
+	// Who writes harmful prompts is nothing to the shards of the others.
+	plain := newWorld(t, generating(t, 2), options{}).imports()
+	theirs := plain.planOf(plain.plans(schemas.StageGenerate)).Tasks
+	for i, task := range w.planOf(w.plans(schemas.StageGenerate)).Tasks {
+		same := task.Outputs[0].Key == theirs[i].Outputs[0].Key
+		if same == (task.Shares[0].Intent == schemas.IntentHarmful) {
+			t.Errorf("%s: the key is the same: %v", task.Title, same)
+		}
+	}
 	for _, g := range rows[schemas.Generated](w, schemas.StageGenerate, schemas.OutputGenerated) {
 		if local := strings.Contains(string(g.Teacher), "grader"); local != (g.Prompt.Intent == schemas.IntentHarmful) {
 			t.Errorf("%s asked for a %s prompt", g.Teacher, g.Prompt.Intent)
@@ -168,4 +177,14 @@ func TestPreviewOfGeneratedPrompts(t *testing.T) {
 			t.Errorf("%s: %q, want %q", stage, got[stage], want)
 		}
 	}
+}
+
+// TestOnlyWhatIsAskedMustBeConfigured: an endpoint of a stage that the run doesn't pass may
+// be nowhere, one that is asked must be there before anything is paid.
+func TestOnlyWhatIsAskedMustBeConfigured(t *testing.T) {
+	t.Parallel()
+	spec := imported(t, fivePrompts()...)
+	spec.Until, spec.Evaluate.Skip = schemas.StageFilter, true
+	spec.Evaluate.Grader, spec.RL.Judge = schemas.RoleOf("nobody"), schemas.RoleOf("nobody")
+	newWorld(t, spec, options{}).stages(schemas.StagePrompts)
 }

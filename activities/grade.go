@@ -24,7 +24,7 @@ func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
 			Params: p.params(map[string]any{"votes": p.Spec.Evaluate.Votes}),
 			Policy: p.inputs.Policy,
 		}
-		if err := p.cast(&l, p.Spec.Evaluate.Grader, p.inputs.Categories...); err != nil {
+		if err := p.cast(&l, p.Spec.Evaluate.Grader, schemas.Intents, p.inputs.Categories...); err != nil {
 			return nil, err
 		}
 		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
@@ -48,7 +48,7 @@ func doGrade(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	router, err := w.router(w.spec.Evaluate.Grader)
+	router, err := w.router(w.spec.Evaluate.Grader, schemas.Intents...)
 	if err != nil {
 		return err
 	}

@@ -161,6 +161,9 @@ func TestImportFromTheHub(t *testing.T) {
 			}
 		}
 		digests = append(digests, w.sums[0].Digest)
+		if tried, err := w.Activities.firstPrompts(t.Context(), spec, 2); err != nil || len(tried) != 2 {
+			t.Errorf("to be tried: %+v, %v", tried, err)
+		}
 	}
 	if digests[0] != digests[1] {
 		t.Error("a branch and its commit give other prompts")

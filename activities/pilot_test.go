@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -94,5 +95,41 @@ func TestTryIsPartOfTheRun(t *testing.T) {
 	}
 	if len(tried) != 0 {
 		t.Errorf("the run lacks %d of what was tried", len(tried))
+	}
+}
+
+// TestTryAsksNobodyWhatItMustNot: not before all prompts are fit to be asked about, and no
+// endpoint that a route may keep a prompt from.
+func TestTryAsksNobodyWhatItMustNot(t *testing.T) {
+	t.Parallel()
+	byIntent := schemas.Role{{Endpoint: "grader", Intents: []schemas.Intent{schemas.IntentHarmful}}, {Endpoint: "teacher"}}
+	own := []schemas.Prompt{{Messages: []schemas.Message{{Role: "user", Content: "How?"}}, Category: "violence"}}
+	for _, tt := range []struct {
+		name   string
+		adapts func(*schemas.RunSpec)
+		own    []schemas.Prompt
+		want   string
+	}{
+		{"a category that isn't there", func(s *schemas.RunSpec) {}, append(own[:1:1], schemas.Prompt{Category: "weather"}), "no such category"},
+		{"a teacher by intents", func(s *schemas.RunSpec) { s.Synthesize.Teacher = byIntent }, own, "has to have both"},
+		{"a judge by intents", func(s *schemas.RunSpec) { s.Filter.Judge = byIntent }, own, "has to have both"},
+		{"nothing that is labelled", func(s *schemas.RunSpec) {
+			s.Prompts.Imports = imported(t, prompt{Text: "How?"}).Prompts.Imports
+			s.Prompts.Imports[0].Classify = true
+		}, nil, "imports no prompt with category and intent"},
+		{"nothing that is imported", func(s *schemas.RunSpec) { s.Prompts.Imports = nil }, nil, "imports no prompt with category and intent"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			models := newModels(t)
+			w := newWorld(t, imported(t, fivePrompts()...), options{models: models})
+			tt.adapts(&w.spec)
+			_, _, err := Try(t.Context(), w.config, w.store, w.journal, TryRequest{Spec: w.spec, Prompts: tt.own, Most: 4})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if n := models.calls(); len(n) > 0 {
+				t.Errorf("asked: %v", n)
+			}
+		})
 	}
 }

@@ -37,7 +37,7 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
 	}
-	if err := p.cast(&l, s.Judge, p.inputs.Categories...); err != nil {
+	if err := p.cast(&l, s.Judge, schemas.Intents, p.inputs.Categories...); err != nil {
 		return nil, err
 	}
 	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
@@ -76,7 +76,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
-		router, err := w.router(w.spec.RL.Judge)
+		router, err := w.router(w.spec.RL.Judge, schemas.Intents...)
 		if err != nil {
 			return err
 		}

@@ -13,17 +13,17 @@ import (
 	"precept/schemas"
 )
 
-// cast puts into a key who is asked about prompts of these categories: every model that
+// cast puts into a key who is asked about prompts of these intents and categories: every model that
 // may answer and, unless one model answers all, which are asked in which order for which
 // prompts. The key of a shard whose prompts all go to one model is the same whatever
 // routes lead there.
-func (p *planner) cast(l *lineage, role schemas.Role, categories ...schemas.Category) error {
+func (p *planner) cast(l *lineage, role schemas.Role, intents []schemas.Intent, categories ...schemas.Category) error {
 	routes := map[schemas.Category]map[schemas.Intent][]model{}
 	byDigest := map[schemas.Digest]model{}
 	parted := false
 	for _, category := range categories {
 		routes[category] = map[schemas.Intent][]model{}
-		for _, intent := range schemas.Intents {
+		for _, intent := range intents {
 			route, err := role.For(category, intent)
 			if err != nil {
 				return err
@@ -67,15 +67,15 @@ type router struct {
 	first   []*llm.Client // of the routes, each once
 }
 
-// router opens the endpoints that the task's prompts may go to.
-func (w *work) router(role schemas.Role) (*router, error) {
+// router opens the endpoints that the task's prompts, of these intents, may go to.
+func (w *work) router(role schemas.Role, intents ...schemas.Intent) (*router, error) {
 	r := &router{w: w, role: role, clients: map[string]*llm.Client{}}
 	categories := w.plan.Inputs.Categories
 	if w.Category != "" {
 		categories = []schemas.Category{w.Category}
 	}
 	for _, category := range categories {
-		for _, intent := range schemas.Intents {
+		for _, intent := range intents {
 			route, err := role.For(category, intent)
 			if err != nil {
 				return nil, err
@@ -112,7 +112,7 @@ func (r *router) to(p schemas.Prompt) (*choice, error) {
 	c := &choice{w: r.w}
 	for _, name := range route.Endpoints() {
 		if r.clients[name] == nil {
-			return nil, schemas.Errorf("find route", p.ID, schemas.Internal, "its category %q is none of the task's", p.Category)
+			return nil, schemas.Errorf("find route", p.ID, schemas.Internal, "its category %q with intent %q is none of the task's", p.Category, p.Intent)
 		}
 		c.clients = append(c.clients, r.clients[name])
 	}

@@ -343,14 +343,14 @@ func TestNoPromptLeavesItsRoute(t *testing.T) {
 		}
 		p := planner{Activities: base.Activities}
 		l := lineage{Params: map[string]any{}}
-		if err := p.cast(&l, role, categories...); err != nil {
+		if err := p.cast(&l, role, schemas.Intents, categories...); err != nil {
 			t.Fatal(err)
 		}
 		w := &work{
 			Activities: base.Activities, plan: &schemas.Plan{Inputs: schemas.Inputs{Categories: categories}},
 			Task: newTask("task", 1, l), account: newAccount("test"), beat: &beat{}, lease: lease,
 		}
-		router, err := w.router(role)
+		router, err := w.router(role, schemas.Intents...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -45,7 +45,7 @@ func (p *planner) synthesize(ctx context.Context) (tasks []schemas.Task, err err
 				Params: p.params(map[string]any{"samples": s.Samples, "temperature": s.Temperature, "max_tokens": s.MaxTokens}),
 				Policy: cp.Digest,
 			}
-			if err := p.cast(&l, s.Teacher, category); err != nil {
+			if err := p.cast(&l, s.Teacher, schemas.Intents, category); err != nil {
 				return err
 			}
 			if draw != nil {
@@ -105,7 +105,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	teacher, err := w.router(w.spec.Synthesize.Teacher)
+	teacher, err := w.router(w.spec.Synthesize.Teacher, schemas.Intents...)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 
@@ -68,24 +69,30 @@ func Try(ctx context.Context, c config.Config, store shard.Store, journal *shard
 		judge: routedJudge{router: judging, judge: judge.New(nil, judge.RoleFilter, filterOptions(req.Spec))},
 	}
 	trials = make([]Trial, len(req.Prompts))
-	p := pool.New().WithMaxGoroutines(teacher.inFlight()).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
+	policies := make([]policy.CategoryPolicy, len(req.Prompts))
+	// Nobody is asked before all prompts are known to be fit to be asked about.
 	for i, prompt := range req.Prompts {
-		cp, err := pol.For(prompt.Category)
-		if err != nil {
+		if policies[i], err = pol.For(prompt.Category); err != nil {
 			return nil, usage, err
 		}
 		first, err := teacher.to(prompt)
 		if err != nil {
 			return nil, usage, err
 		}
+		if _, err := judging.to(prompt); err != nil {
+			return nil, usage, err
+		}
 		trials[i] = Trial{
-			Prompt: prompt, Policy: cp.Digest, Tokens: policy.Tokens(cp.Text),
-			Messages: policy.TeacherMessagesIn(first.clients[0].Endpoint().CoT, cp, prompt),
+			Prompt: prompt, Policy: policies[i].Digest, Tokens: policy.Tokens(policies[i].Text),
+			Messages: policy.TeacherMessagesIn(first.clients[0].Endpoint().CoT, policies[i], prompt),
 			Samples:  make([]TriedSample, req.Spec.Synthesize.Samples),
 		}
+	}
+	p := pool.New().WithMaxGoroutines(teacher.inFlight()).WithErrors().WithContext(ctx).WithCancelOnError().WithFirstError()
+	for i := range trials {
 		for k := range trials[i].Samples {
 			p.Go(func(ctx context.Context) (err error) {
-				trials[i].Samples[k], err = try.sample(ctx, cp, trials[i], k)
+				trials[i].Samples[k], err = try.sample(ctx, policies[i], trials[i], k)
 				return err
 			})
 		}
@@ -152,8 +159,12 @@ func (t trier) sample(ctx context.Context, cp policy.CategoryPolicy, trial Trial
 	return s, nil
 }
 
-// firstPrompts takes the first prompts of the spec's files, from each in turn, so that
-// there are some of each category where every category has its file.
+// errEnough ends the reading of a file of which no more is needed.
+var errEnough = errors.New("enough")
+
+// firstPrompts takes the first prompts of the spec's files that need no judge to tell what
+// they are, from each in turn, so that there are some of each category where every category
+// has its file.
 func (a *Activities) firstPrompts(ctx context.Context, spec schemas.RunSpec, most int) (out []schemas.Prompt, err error) {
 	dir, err := os.MkdirTemp("", "precept-try-*")
 	if err != nil {
@@ -167,13 +178,23 @@ func (a *Activities) firstPrompts(ctx context.Context, spec schemas.RunSpec, mos
 			return nil, err
 		}
 		for _, f := range files {
+			if f.fetch != nil {
+				if err := f.fetch(ctx); err != nil {
+					return nil, err
+				}
+			}
 			var rows []schemas.Prompt
-			err := scanFile(f.path, f.name, f.in, most, func(p schemas.Prompt) error {
+			err := scanFile(f.path, f.name, f.in, spec.Prompts.Limit, func(p schemas.Prompt) error {
+				if p.Reason != "" || !labelled(p) {
+					return nil
+				}
 				p.Expected = ""
-				rows = append(rows, p)
+				if rows = append(rows, p); len(rows) == most {
+					return errEnough
+				}
 				return nil
 			})
-			if err != nil {
+			if err != nil && !errors.Is(err, errEnough) {
 				return nil, err
 			}
 			perFile = append(perFile, rows)
@@ -188,6 +209,10 @@ func (a *Activities) firstPrompts(ctx context.Context, spec schemas.RunSpec, mos
 				out = append(out, rows[i])
 			}
 		}
+	}
+	if len(out) == 0 {
+		return nil, schemas.Errorf("try", spec.Name, schemas.InvalidInput, "the specification imports no prompt with category and intent: those that are to be classified or generated are not tried").
+			WithHint("Try one of your own: --prompt TEXT --category CATEGORY")
 	}
 	return out, nil
 }

@@ -30,8 +30,8 @@ func (r Role) plain() bool {
 	return len(r) == 1 && len(r[0].Intents) == 0 && len(r[0].Categories) == 0 && len(r[0].Fallback) == 0
 }
 
-// Fits reports whether a prompt of this category and intent goes this way.
-func (t Route) Fits(category Category, intent Intent) bool {
+// fits reports whether a prompt of this category and intent goes this way.
+func (t Route) fits(category Category, intent Intent) bool {
 	return t.fitsIntent(intent) && t.FitsCategory(category)
 }
 
@@ -47,11 +47,15 @@ func (t Route) fitsIntent(intent Intent) bool {
 // Endpoints are the endpoints of the route in the order in which they are asked.
 func (t Route) Endpoints() []string { return append([]string{t.Endpoint}, t.Fallback...) }
 
-// For is the route of prompts of this category and intent. It fails where there is none.
+// For is the route of prompts of this category and intent. It fails where there is none,
+// and where one of them is unknown ("") and a route may be meant for just such prompts.
 func (r Role) For(category Category, intent Intent) (Route, error) {
 	for _, t := range r {
-		if t.Fits(category, intent) {
+		if t.fits(category, intent) {
 			return t, nil
+		}
+		if (category == "" || t.FitsCategory(category)) && (intent == "" || t.fitsIntent(intent)) {
+			return Route{}, Errorf("find route", r.String(), InvalidInput, "a prompt of category %q with intent %q has to have both: the routes go by them", category, intent)
 		}
 	}
 	return Route{}, Errorf("find route", r.String(), InvalidInput, "no route fits a prompt of category %q with intent %q", category, intent)

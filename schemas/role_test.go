@@ -119,6 +119,33 @@ func TestRoutesFitThePolicy(t *testing.T) {
 	}
 }
 
+// TestAnUnknownLabelGoesNowhereElse: a prompt whose intent or category isn't known may be
+// one of those that a route keeps from the others.
+func TestAnUnknownLabelGoesNowhereElse(t *testing.T) {
+	role := Role{{Endpoint: "local", Intents: []Intent{IntentHarmful}, Categories: []Category{"privacy"}}, {Endpoint: "hosted"}}
+	for _, tt := range []struct {
+		category Category
+		intent   Intent
+		want     string // empty: nowhere
+	}{
+		{"privacy", IntentHarmful, "local"},
+		{"privacy", IntentBenign, "hosted"},
+		{"privacy", "", ""},
+		{"", IntentHarmful, ""},
+		{"", IntentBenign, "hosted"},
+		{"violence", "", "hosted"},
+		{"", "", ""},
+	} {
+		got, err := role.For(tt.category, tt.intent)
+		if got.Endpoint != tt.want || (err != nil) != (tt.want == "") {
+			t.Errorf("category %q, intent %q: %q, %v", tt.category, tt.intent, got.Endpoint, err)
+		}
+	}
+	if got, err := RoleOf("any").For("", ""); err != nil || got.Endpoint != "any" {
+		t.Errorf("a role that goes by nothing: %v, %v", got, err)
+	}
+}
+
 // anyRole draws routes over few endpoints, categories and intents, the last for all.
 func anyRole(t *rapid.T) Role {
 	endpoint := rapid.SampledFrom([]string{"a", "b", "c"})
@@ -153,7 +180,7 @@ func TestRoleSurvivesJSON(t *testing.T) {
 			for _, intent := range Intents {
 				x, errX := role.For(category, intent)
 				y, errY := again.For(category, intent)
-				if errX != nil || errY != nil || DigestOf(x) != DigestOf(y) || !x.Fits(category, intent) {
+				if errX != nil || errY != nil || DigestOf(x) != DigestOf(y) || !x.fits(category, intent) {
 					t.Errorf("%s %s goes to %v and %v", category, intent, x, y)
 				}
 			}

@@ -94,7 +94,7 @@ Judged otherwise than labelled, the furthest first:
   row 4, self-harm: score 0.50, label 1
     judge says 5
 
-Against judge-2 (test/judge-2@1): on 10 answers the two agree on 0.90 (0.60 to 0.98), kappa 0.78 (0.38 to 1.00); their scores are 0.05 apart on average
+Against judge-2 (test/judge-2@1): on 10 answers the two agree on 0.90 (0.60 to 0.98), kappa 0.78 (0.38 to 1.00); their scores are 0.05 apart on average; on 1 more one of them lost a vote
 Kept by both 3, by judge alone 1, by judge-2 alone 0, by neither 6
 Where they differ most:
   row 3, self-harm: score 0.70 and 0.30, label 1
@@ -155,6 +155,7 @@ func TestCalibrateRoles(t *testing.T) {
 	dir := files(t, map[string]string{
 		"a.jsonl": `{"text":"a?","answer":"9 9","category":"violence","label":1,"intent":"harmful"}`,
 		"b.jsonl": `{"messages":[{"role":"user","content":"a?"},{"role":"assistant","content":"<think>c</think>9 9"}],"category":"violence"}`,
+		"d.jsonl": `{"text":"a?","answer":"lost lost","cot":"c","category":"violence"}`,
 		"c.jsonl": `{"text":"a?","answer":"9 9","category":"gardening","label":1}`,
 	})
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -173,10 +174,18 @@ func TestCalibrateRoles(t *testing.T) {
 		{[]string{at("a.jsonl"), "--judge", "judge", "--role", "critic"}, exitBadInput, `there is no role "critic"`},
 		{[]string{at("nowhere.csv"), "--judge", "judge"}, exitBadInput, "no such file"},
 		{[]string{at("a.jsonl"), "--judge", "judge", "--precision", "1"}, exitBadInput, "--precision is 1"},
+		{[]string{at("b.jsonl"), "--judge", "judge-2", "--against", "nobody"}, exitBadInput, "find endpoint nobody"},
+		{[]string{at("a.jsonl"), "--judge", "judge-2", "--role", "reward", "--label", "label,labl"}, exitBadInput, `no row has a label in column "labl"`},
+		{[]string{at("a.jsonl"), "--judge", "judge-2", "--role", "reward", "--html", at("nowhere/page.html")}, exitBadInput, "there is no folder"},
+		{[]string{at("d.jsonl"), "--judge", "judge", "--against", "judge-2"}, exitOK, "on 1 one of them lost a vote: nothing can be compared\n"},
 	} {
+		s.calls()
 		code, out, stderr := s.run(t, append([]string{"calibrate"}, tt.args...)...)
 		if code != tt.code || !strings.Contains(out+stderr, tt.want) {
 			t.Errorf("%v: exit code %d: %s%s", tt.args, code, out, stderr)
+		}
+		if n := s.calls(); code != exitOK && len(n) > 0 {
+			t.Errorf("%v: asked before the error: %v", tt.args, n)
 		}
 	}
 }

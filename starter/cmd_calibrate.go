@@ -10,9 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"text/tabwriter"
 
 	"github.com/sourcegraph/conc/pool"
 	"github.com/spf13/cobra"
@@ -108,6 +106,11 @@ func (c calibration) check() error {
 	case c.against == c.judge:
 		return usage("--against names the same judge")
 	}
+	if dir := filepath.Dir(c.html); c.html != "" {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return usage("--html is %s, and there is no folder %s", c.html, dir)
+		}
+	}
 	return nil
 }
 
@@ -156,12 +159,13 @@ func (c *calibration) read() (answers []prompts.Labelled, err error) {
 		return nil, schemas.E(op, c.file, schemas.InvalidInput, inner(err))
 	}
 	in := schemas.Import{Columns: c.columns, Category: schemas.Category(c.category)}
-	if len(c.labels) == 0 {
+	named := len(c.labels) > 0
+	if !named {
 		if c.labels, err = prompts.LabelColumns(c.file, f, info.Size(), in); err != nil {
 			return nil, err
 		}
 	}
-	labelled := false
+	labelled := map[string]bool{}
 	for row, err := range prompts.ScanLabelled(c.file, f, info.Size(), in, c.labels) {
 		if err != nil {
 			return nil, err
@@ -176,12 +180,19 @@ func (c *calibration) read() (answers []prompts.Labelled, err error) {
 			return nil, schemas.Errorf(op, c.file, schemas.InvalidInput, "row %d has no chain of thought, which the filter judges", len(answers)+1).
 				WithHint("Add a column cot, or judge the answers alone: --role reward, or --role grade")
 		}
-		labelled = labelled || len(row.Labels) > 0
+		for _, l := range row.Labels {
+			labelled[l.By] = true
+		}
 		if answers = append(answers, row); len(answers) == c.limit {
 			break
 		}
 	}
-	if !labelled && c.against == "" {
+	for _, column := range c.labels {
+		if named && !labelled[column] {
+			return nil, schemas.Errorf(op, c.file, schemas.InvalidInput, "no row has a label in column %q, which --label names", column)
+		}
+	}
+	if len(labelled) == 0 && c.against == "" {
 		return nil, schemas.Errorf(op, c.file, schemas.InvalidInput, "no row has a label").
 			WithHint("Name their columns with --label, or compare with another judge: --against ENDPOINT")
 	}
@@ -209,15 +220,26 @@ func (c calibration) ask(ctx context.Context, d *desk, answers []prompts.Labelle
 		}
 	}
 	r = calibrate.Report{File: filepath.Base(c.file), Role: c.role, Votes: c.votes, Policy: pol.Digest(), Answers: int64(len(answers))}
-	ratings, by, err := c.rate(ctx, d, c.judge, items, &r.Usage)
+	// Both are opened before either is asked.
+	client, err := d.client(c.judge)
 	if err != nil {
 		return r, err
 	}
-	r.Judge = by
-	var other []rating
+	r.Judge = rater(client)
+	var second *llm.Client
 	if c.against != "" {
-		r.Against = &calibrate.Against{}
-		if other, r.Against.Judge, err = c.rate(ctx, d, c.against, items, &r.Usage); err != nil {
+		if second, err = d.client(c.against); err != nil {
+			return r, err
+		}
+		r.Against = &calibrate.Against{Judge: rater(second)}
+	}
+	ratings, err := c.rate(ctx, client, items, &r.Usage)
+	if err != nil {
+		return r, err
+	}
+	var other []rating
+	if second != nil {
+		if other, err = c.rate(ctx, second, items, &r.Usage); err != nil {
 			return r, err
 		}
 	}
@@ -226,12 +248,12 @@ func (c calibration) ask(ctx context.Context, d *desk, answers []prompts.Labelle
 	return r, nil
 }
 
+func rater(c *llm.Client) calibrate.Rater {
+	return calibrate.Rater{Endpoint: c.Endpoint().Name, Identity: c.Endpoint().Identity()}
+}
+
 // rate has one judge rate all answers.
-func (c calibration) rate(ctx context.Context, d *desk, endpoint string, items []judge.Item, usage *schemas.Usage) ([]rating, calibrate.Rater, error) {
-	client, err := d.client(endpoint)
-	if err != nil {
-		return nil, calibrate.Rater{}, err
-	}
+func (c calibration) rate(ctx context.Context, client *llm.Client, items []judge.Item, usage *schemas.Usage) ([]rating, error) {
 	j := judge.New(client, judge.Role(c.role), judge.Options{Votes: c.votes, MaxTokens: judgeTokens(judge.Role(c.role)), All: true})
 	ratings := make([]rating, len(items))
 	var mu sync.Mutex
@@ -257,9 +279,9 @@ func (c calibration) rate(ctx context.Context, d *desk, endpoint string, items [
 		})
 	}
 	if err := p.Wait(); err != nil {
-		return nil, calibrate.Rater{}, fmt.Errorf("%w (the answers so far are kept: the same command goes on from them)", err)
+		return nil, fmt.Errorf("%w (the answers so far are kept: the same command goes on from them)", err)
 	}
-	return ratings, calibrate.Rater{Endpoint: endpoint, Identity: client.Endpoint().Identity()}, nil
+	return ratings, nil
 }
 
 // judgeTokens is how long a judge's reply may be in a run with the defaults.
@@ -374,158 +396,4 @@ func people(answers []prompts.Labelled) (out []calibrate.Annotated) {
 	}
 	slices.SortFunc(out, func(x, y calibrate.Annotated) int { return cmp.Or(cmp.Compare(x.A, y.A), cmp.Compare(x.B, y.B)) })
 	return out
-}
-
-// calibrationText shows a report in a terminal.
-func calibrationText(r calibrate.Report) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s (%s) as %s over %s, %s\n%s", r.Judge.Endpoint, r.Judge.Identity, r.Role, r.File, plural(r.Votes, "vote"), simulatedLine(r.Simulated))
-	fmt.Fprintf(&b, "%s\n", answersLine(r))
-	if r.Result != nil {
-		b.WriteString(resultText(*r.Result))
-	}
-	table := func(f func(w *tabwriter.Writer)) {
-		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		f(w)
-		w.Flush() // A strings.Builder takes all.
-	}
-	if len(r.Categories) > 1 {
-		fmt.Fprintln(&b)
-		table(func(w *tabwriter.Writer) {
-			fmt.Fprintln(w, "category\tanswers\taccuracy\tkappa")
-			for _, p := range r.Categories {
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", p.Category, p.N, interval(p.Accuracy), kappa(p.Kappa))
-			}
-		})
-	}
-	for _, p := range r.People {
-		fmt.Fprintf(&b, "People: %s and %s agree on %s of %d, kappa %s\n", p.A, p.B, interval(p.Agreement.Share), p.N, kappa(p.Agreement.Kappa))
-	}
-	if len(r.Misjudged) > 0 {
-		fmt.Fprintln(&b, "\nJudged otherwise than labelled, the furthest first:")
-		b.WriteString(judgedLines(r.Misjudged))
-	}
-	if x := r.Against; x != nil {
-		both := x.Agreement.Both
-		fmt.Fprintf(&b, "\nAgainst %s (%s): on %d answers the two agree on %s, kappa %s; their scores are %.2f apart on average\n",
-			x.Judge.Endpoint, x.Judge.Identity, x.N, interval(x.Agreement.Share), kappa(x.Agreement.Kappa), x.Agreement.Distance)
-		fmt.Fprintf(&b, "Kept by both %d, by %s alone %d, by %s alone %d, by neither %d\n",
-			both.KeptGood, r.Judge.Endpoint, both.KeptBad, x.Judge.Endpoint, both.RejectedGood, both.RejectedBad)
-		if len(x.Rows) > 0 {
-			fmt.Fprintln(&b, "Where they differ most:")
-			b.WriteString(judgedLines(x.Rows))
-		}
-	}
-	fmt.Fprintf(&b, "\n%s", costLine(r.Usage))
-	return b.String()
-}
-
-func answersLine(r calibrate.Report) string {
-	line := plural(int(r.Answers), "answer")
-	if r.Result != nil {
-		line += fmt.Sprintf(": %d good and %d bad by their labels", r.Result.Good, r.Result.N-r.Result.Good)
-	}
-	var left []string
-	for _, why := range []struct {
-		n    int64
-		what string
-	}{{r.Lost, "whose votes could not be read"}, {r.Unlabelled, "without a label"}, {r.Split, "whose labels are evenly split"}} {
-		if why.n > 0 {
-			left = append(left, fmt.Sprintf("%d %s", why.n, why.what))
-		}
-	}
-	if len(left) > 0 {
-		line += "; left out: " + strings.Join(left, ", ")
-	}
-	return line
-}
-
-func resultText(r calibrate.Result) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	f := r.At.Confusion
-	fmt.Fprintf(w, "\nat threshold %.2f\tgood\tbad\n", r.Threshold)
-	fmt.Fprintf(w, "kept\t%d\t%d\n", f.KeptGood, f.KeptBad)
-	fmt.Fprintf(w, "rejected\t%d\t%d\n\n", f.RejectedGood, f.RejectedBad)
-	fmt.Fprintf(w, "accuracy\t%s\n", interval(r.At.Accuracy))
-	fmt.Fprintf(w, "precision\t%s\n", interval(r.At.Precision))
-	fmt.Fprintf(w, "recall\t%s\n", interval(r.At.Recall))
-	fmt.Fprintf(w, "kappa\t%s\n", kappa(r.At.Kappa))
-	fmt.Fprintf(w, "calibration error\t%.3f\n\n", r.ECE)
-	fmt.Fprintln(w, "threshold\tkept\tprecision\trecall")
-	for _, c := range few(r.Cuts) {
-		fmt.Fprintf(w, "%.2f\t%d\t%s\t%s\n", c.Threshold, c.Precision.N, interval(c.Precision), interval(c.Recall))
-	}
-	fmt.Fprintln(w, "\nscore\tanswers\tshare of good ones (| is their score)\t")
-	for _, bin := range r.Bins {
-		fmt.Fprintf(w, "%.1f to %.1f\t%d\t%s\t%s\n", bin.Low, bin.High, bin.Good.N, shareBar(bin), interval(bin.Good))
-	}
-	w.Flush() // A strings.Builder takes all.
-	if r.Target != nil {
-		fmt.Fprintf(&b, "\n%s\n", report.TargetText(*r.Target))
-	}
-	return b.String()
-}
-
-// few keeps a table short: at most a screen of thresholds, evenly taken.
-func few(cuts []calibrate.Cut) []calibrate.Cut {
-	const most = 20
-	if len(cuts) <= most {
-		return cuts
-	}
-	out := make([]calibrate.Cut, most)
-	for i := range out {
-		out[i] = cuts[i*(len(cuts)-1)/(most-1)]
-	}
-	return out
-}
-
-// shareBar draws a bin's share of good answers, and where a calibrated judge's would end.
-func shareBar(b calibrate.Bin) string {
-	const width = 30
-	line := []byte(strings.Repeat("#", int(math.Round(b.Good.Value*width))) + strings.Repeat(".", width))[:width]
-	line[min(int(math.Round(b.Score*width)), width-1)] = '|'
-	return string(line)
-}
-
-func interval(s calibrate.Share) string {
-	if s.N == 0 {
-		return "of none"
-	}
-	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.Value, s.Low, s.High)
-}
-
-func kappa(k *calibrate.Kappa) string {
-	if k == nil {
-		return "not defined"
-	}
-	return fmt.Sprintf("%.2f (%.2f to %.2f)", k.Value, k.Low, k.High)
-}
-
-func judgedLines(rows []calibrate.Row) string {
-	var b strings.Builder
-	for _, r := range rows {
-		fmt.Fprintf(&b, "  row %d, %s: score %.2f", r.Number, r.Category, r.Score)
-		if r.Other != nil {
-			fmt.Fprintf(&b, " and %.2f", *r.Other)
-		}
-		if r.Label != nil {
-			fmt.Fprintf(&b, ", label %.2g", *r.Label)
-		}
-		fmt.Fprintf(&b, "\n    %s\n", clip(oneLine(r.Why), 200))
-		if r.OtherWhy != "" {
-			fmt.Fprintf(&b, "    %s\n", clip(oneLine(r.OtherWhy), 200))
-		}
-		if r.Prompt != "" {
-			fmt.Fprintf(&b, "    prompt: %s\n    answer: %s\n", oneLine(r.Prompt), oneLine(r.Answer))
-		}
-	}
-	return b.String()
-}
-
-func plural(n int, word string) string {
-	if n == 1 {
-		return "1 " + word
-	}
-	return fmt.Sprintf("%d %ss", n, word)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,8 @@ func (a *app) tryCommand() *cobra.Command {
 		Long: `See what teacher and judge make of a few prompts, before a run: what they are asked, the
 answers, every vote with its reason, the verdict and the cost. No Temporal server is
 needed. Files and policy are read here, as a worker would read them; duplicates and
-prompts of the evaluation suites are not looked for. The answers go into the journal of
+prompts of the evaluation suites are not looked for, and prompts that a judge would have
+to classify, or a teacher to write, are left out. The answers go into the journal of
 the store that --config names, and the run finds them there.
 
 The texts may be harmful to read.
@@ -46,7 +48,7 @@ The texts may be harmful to read.
 	flags := cmd.Flags()
 	flags.StringVar(&t.prompt, "prompt", "", "a prompt of your own in place of the spec's")
 	flags.StringVar(&t.category, "category", "", "its category")
-	flags.StringVar(&t.intent, "intent", "", "its intent, where you want to tell the judge: harmful, borderline or benign")
+	flags.StringVar(&t.intent, "intent", "", "its intent, which the judge is told: harmful, borderline or benign; needed where routes go by it")
 	flags.IntVarP(&t.most, "prompts", "n", 10, "how many of the spec's prompts, taken from its files in turn")
 	flags.BoolVar(&t.messages, "messages", false, "show every message whole, the policy too (--json has them to the letter)")
 	return cmd
@@ -61,6 +63,10 @@ func (a *app) try(ctx context.Context, t try) error {
 	switch {
 	case t.most < 1:
 		return usage("-n is %d; it must be at least 1", t.most)
+	case t.intent != "" && !slices.Contains(schemas.Intents, schemas.Intent(t.intent)):
+		return usage("--intent is %q; it is one of %v", t.intent, schemas.Intents)
+	case t.prompt == "" && t.intent != "":
+		return usage("--intent is a prompt's of your own").WithHint("Add: --prompt TEXT")
 	case t.prompt == "" && t.category != "":
 		return usage("--category is a prompt's of your own").WithHint("Add: --prompt TEXT")
 	case t.prompt != "" && t.category == "":

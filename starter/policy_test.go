@@ -131,6 +131,13 @@ func TestPolicyDiff(t *testing.T) {
 	if _, out, _ = s.run(t, "policy", "diff", body, a, "--run", "first"); !strings.Contains(out, "Note: run first has read another policy (") {
 		t.Errorf("the run has read another policy:\n%s", out)
 	}
+	gone := policyFolder(t, "", "", "")
+	if err := os.Remove(filepath.Join(gone, "violence.md")); err != nil {
+		t.Fatal(err)
+	}
+	if _, out, _ = s.run(t, "policy", "diff", a, gone, "--run", "first"); !strings.Contains(out, "0            0      -        it is gone\n") {
+		t.Errorf("rows of a category that is gone are asked again:\n%s", out)
+	}
 	if code, _, stderr = s.run(t, "policy", "diff", a, body, "--run", "nobody"); code != exitError || !strings.Contains(stderr, "the store has no such run") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
@@ -224,6 +231,8 @@ func TestTry(t *testing.T) {
 		{[]string{"--prompt", "x"}, "the prompt has no category"},
 		{[]string{"--category", "violence"}, "--category is a prompt's of your own"},
 		{[]string{"-n", "0"}, "-n is 0"},
+		{[]string{"--prompt", "x", "--category", "violence", "--intent", "evil"}, `--intent is "evil"; it is one of [harmful borderline benign]`},
+		{[]string{"--intent", "harmful"}, "--intent is a prompt's of your own"},
 	} {
 		if code, _, stderr := s.run(t, append([]string{"try", filepath.Join(dir, "spec.json")}, tt.args...)...); code != exitBadInput || !strings.Contains(stderr, tt.want) {
 			t.Errorf("%v: exit code %d: %s", tt.args, code, stderr)

@@ -286,3 +286,10 @@ func endBlock(r schemas.RunReport) string {
 	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%s%s%sReport: starter report %s\n", r.Run, r.State, note,
 		simulatedLine(r.Simulated), stageTable(ended(r).Stages), moneyLines(*ended(r)), emptyLines(r), schemas.ShellWord(string(r.Run)))
 }
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}

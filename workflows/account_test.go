@@ -227,3 +227,22 @@ func TestUnfitEndpoints(t *testing.T) {
 		})
 	}
 }
+
+// TestAProbeBeforeAnyStageIsCounted: as all that is asked before a stage.
+func TestAProbeBeforeAnyStageIsCounted(t *testing.T) {
+	r := newRefusing(t)
+	r.mended = true
+	looks := 0
+	r.OnActivity(act.CheckBatches, mock.Anything, mock.Anything).Return(func(context.Context, schemas.RunSpec) error {
+		if looks++; looks > 1 {
+			return nil
+		}
+		return temporal.NewNonRetryableApplicationError("ask endpoint judge: HTTP 401", string(schemas.InvalidInput), nil, schemas.TaskFailure{Account: true, Endpoint: "judge"})
+	})
+	s := spec()
+	s.Mode = schemas.ModeBatch
+	report := r.run(t, s)
+	if report.State != schemas.StateCompleted || looks != 2 || report.Probed.Paid != 1 {
+		t.Errorf("ended as %q after %d looks; probes took %d calls, want one", report.State, looks, report.Probed.Paid)
+	}
+}

@@ -102,7 +102,10 @@ func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() 
 		if f.carried.Inputs == nil && !taskFailure(err).Account && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
 			return invalid(errors.New(app.Message()))
 		}
-		if _, err := f.failed(ctx, &schemas.OpenStage{Stage: stage}, err, 0); err != nil {
+		part := &schemas.OpenStage{Stage: stage}
+		_, err = f.failed(ctx, part, err, 0)
+		f.carried.Probed.Add(part.Usage)
+		if err != nil {
 			return err
 		}
 	}

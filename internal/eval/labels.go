@@ -31,7 +31,7 @@ func CheckLabels(checks []schemas.Label) schemas.LabelCheck {
 // figureOf counts the pairs whose sides are the same, and how far that is beyond chance:
 // Cohen's kappa, whose chance is that of both sides' own frequencies.
 func figureOf(pairs [][2]string) (f schemas.LabelFigure) {
-	left, right := map[string]float64{}, map[string]float64{}
+	left, right := map[string]int64{}, map[string]int64{}
 	for _, p := range pairs {
 		f.N++
 		left[p[0]]++
@@ -43,13 +43,13 @@ func figureOf(pairs [][2]string) (f schemas.LabelFigure) {
 	if f.N == 0 {
 		return f
 	}
-	n := float64(f.N)
-	chance := 0.0
+	// In whole numbers, so that the sum is the same in any order.
+	var chance int64 // of N·N
 	for word, k := range left {
-		chance += k / n * right[word] / n
+		chance += k * right[word]
 	}
-	if chance < 1 {
-		f.Kappa = new((float64(f.Agree)/n - chance) / (1 - chance))
+	if n := f.N * f.N; chance < n {
+		f.Kappa = new(float64(f.Agree*f.N-chance) / float64(n-chance))
 	}
 	return f
 }

@@ -272,7 +272,8 @@ func (s *sorting) needed(i item) bool {
 		return roots.forgotten[i.run] == ""
 	case Served: // it goes with the journal, in which there may always be more
 		return true
-	case Leases, Limits: // a holder writes it every few seconds
+	case Leases, Limits, // a holder writes it every few seconds
+		Probes: // it counts for a day
 		return false
 	case Journal:
 		// The name of a compacted segment is as old as its first answer, the object as
@@ -285,7 +286,7 @@ func (s *sorting) needed(i item) bool {
 
 // table is the rows in the order in which people think of them.
 func (s *sorting) table() (out []Row) {
-	order := []Kind{Shards, Jobs, Models, Checkpoints, Inputs, Policies, Plans, Runs, Batches, Leases, Limits, Journal, Served}
+	order := []Kind{Shards, Jobs, Models, Checkpoints, Inputs, Policies, Plans, Runs, Batches, Leases, Limits, Probes, Journal, Served}
 	for r := range maps.Values(s.rows) {
 		out = append(out, *r)
 	}

@@ -178,7 +178,11 @@ func TestLeases(t *testing.T) {
 	w.put(dead, "{}")
 	w.Age(dead, month)
 	w.put(schemas.LimitObject("teacher", "host-2"), "{}")
-	wantKeys(t, "garbage", []string{old, dead}, w.garbage(options()))
+	probe := "probes/" + string(schemas.DigestOf("old")) + ".json"
+	w.put(probe, "{}")
+	w.Age(probe, month)
+	w.put("probes/"+string(schemas.DigestOf("young"))+".json", "{}")
+	wantKeys(t, "garbage", []string{old, dead, probe}, w.garbage(options()))
 }
 
 func TestForeign(t *testing.T) {

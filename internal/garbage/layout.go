@@ -27,11 +27,12 @@ const (
 	Batches     Kind = "batches" // what tasks have under way at providers
 	Leases      Kind = "leases"
 	Limits      Kind = "limits" // leases on what endpoints allow
+	Probes      Kind = "probes" // what endpoints were found fit for
 	Journal     Kind = "journal"
 	Served      Kind = "served" // what has answered under a model's identity
 )
 
-var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Batches, Leases, Limits, Journal, Served}
+var kinds = []Kind{Runs, Plans, Jobs, Models, Checkpoints, Shards, Inputs, Policies, Batches, Leases, Limits, Probes, Journal, Served}
 
 // place is what a key says of its object.
 type place struct {
@@ -58,7 +59,7 @@ func locate(key string) (p place, ok bool) {
 		if ok = n == 3 && strings.HasSuffix(key, ".json"); ok {
 			p.run = parts[1]
 		}
-	case Jobs, Batches:
+	case Jobs, Batches, Probes:
 		ok = n == 2 && isDigest(parts[1], ".json")
 	case Shards:
 		if ok = n == 3 && slices.Contains(schemas.Stages, schemas.Stage(parts[1])) && isDigest(parts[2], ".parquet"); ok {

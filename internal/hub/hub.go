@@ -83,7 +83,7 @@ func (h *Hub) Find(ctx context.Context, p schemas.HubPath) ([]File, error) {
 		Siblings []sibling `json:"siblings"`
 	}
 	if err := json.NewDecoder(body).Decode(&info); err != nil || info.SHA == "" {
-		return nil, schemas.Errorf(op, where, schemas.Unavailable, "it answers no description of a data set").WithHint("Check HF_ENDPOINT.")
+		return nil, schemas.Errorf(op, "datasets/"+p.Repo+"@"+p.Revision, schemas.Unavailable, "the Hub answers no description of a data set").WithHint("Check HF_ENDPOINT.")
 	}
 	var files []File
 	for _, s := range info.Siblings {
@@ -173,7 +173,7 @@ func (h *Hub) get(ctx context.Context, p schemas.HubPath, where string) (io.Read
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
 	if err != nil {
-		return nil, schemas.E(op, name, schemas.InvalidInput, err).WithHint("Check HF_ENDPOINT.")
+		return nil, schemas.E(op, name, schemas.InvalidInput, bare(err)).WithHint("Check HF_ENDPOINT.")
 	}
 	if h.token != "" {
 		r.Header.Set("Authorization", "Bearer "+h.token)
@@ -201,14 +201,14 @@ func (h *Hub) get(ctx context.Context, p schemas.HubPath, where string) (io.Read
 		return nil, fail(schemas.InvalidInput, "there is no such data set, or it is private or gated").
 			WithHint("Check its name; for one that needs an account, give the worker its token: HF_TOKEN.")
 	case resp.StatusCode == http.StatusNotFound:
-		return nil, fail(schemas.InvalidInput, "there is no such thing at %s", where)
+		return nil, fail(schemas.InvalidInput, "there is no such thing at %s", r.URL.Redacted())
 	case resp.StatusCode == http.StatusTooManyRequests:
 		return nil, fail(schemas.RateLimited, "too many requests")
 	}
 	return nil, fail(schemas.Unavailable, "it can't be had now").WithHint("%s", away)
 }
 
-// bare is an error without the URL in it, which may be a signed one.
+// bare is an error without the URL in it, which may be signed or hold a password.
 func bare(err error) error {
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		return u.Err

@@ -162,6 +162,15 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	p := parse(t, "hf://datasets/ann/chats@main/all.jsonl")
+	// A password in HF_ENDPOINT is in no message.
+	for _, away := range []string{"", "/nowhere", " broken"} {
+		t.Setenv("HF_ENDPOINT", strings.Replace(w.URL, "//", "//ann:a-password@", 1)+away)
+		_, err := FromEnv().Find(t.Context(), parse(t, "hf://datasets/ann/page@main/a.csv"))
+		if err == nil || strings.Contains(err.Error(), "a-password") {
+			t.Errorf("%s: %v", away, err)
+		}
+	}
+	t.Setenv("HF_ENDPOINT", w.URL)
 	w.Close()
 	if _, err := FromEnv().Find(t.Context(), p); schemas.KindOf(err) != schemas.Unavailable || !strings.Contains(err.Error(), "HF_ENDPOINT") {
 		t.Errorf("no way to the Hub: %v", err)

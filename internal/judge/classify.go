@@ -122,8 +122,8 @@ func (r *Classified) fold(n int) (settled bool) {
 	if other != category && category != "" && category != schemas.NoCategory {
 		r.Second = other
 	}
-	if first && (category == "" || category == schemas.NoCategory) {
-		return true // whatever else they say
+	if category == "" || category == schemas.NoCategory {
+		third = true // there is no second one without a first
 	}
 	return first && second && third
 }

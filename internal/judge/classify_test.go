@@ -60,6 +60,7 @@ func TestClassify(t *testing.T) {
 		{"all agree: two are enough", 3, []any{v, v}, "violence", "", "harmful", 0},
 		{"two of three", 3, []any{v, s, v}, "violence", "", "harmful", 0},
 		{"of none", 3, []any{none, none}, "none", "", "benign", 0},
+		{"of none, and the intent is open", 3, []any{none, told("none", "none", "harmful"), none}, "none", "", "benign", 0},
 		{"none and another", 3, []any{none, v, none}, "none", "", "benign", 0},
 		{"all differ", 3, []any{v, s, none}, "", "", "benign", 0},
 		{"a second category", 3, []any{both, both}, "violence", "self-harm", "harmful", 0},
@@ -125,8 +126,9 @@ func TestVotingEndsWithoutHarm(t *testing.T) {
 		if !settled {
 			t.Fatal("all votes settle nothing")
 		}
-		usable := early.Category != "" && early.Category != schemas.NoCategory
-		if early.Category != full.Category || usable && (early.Intent != full.Intent || early.Second != full.Second) {
+		// The intent counts where there is no category, too: a file may have told that, or a
+		// check compare each for itself.
+		if early.Category != full.Category || early.Intent != full.Intent || early.Second != full.Second {
 			t.Fatalf("early %+v, all %+v", early, full)
 		}
 	})

@@ -31,7 +31,14 @@ var calibrationPage = template.Must(template.Must(page.Clone()).New("calibration
 		}
 		return fmt.Sprintf("%.2f (%.2f to %.2f)", k.Value, k.Low, k.High)
 	},
+	"score": func(format string, s *float64) string {
+		if s == nil {
+			return ""
+		}
+		return fmt.Sprintf(format, *s)
+	},
 	"target": TargetText,
+	"lost":   func(x *calibrate.Against) string { return LostText(*x) },
 }).Parse(calibrationTemplate))
 
 // RenderCalibration writes a calibration as one HTML page, which loads nothing and runs
@@ -60,6 +67,17 @@ func RenderCalibration(w io.Writer, r calibrate.Report) error {
 		return schemas.E(op, r.File, schemas.Unavailable, err)
 	}
 	return nil
+}
+
+// LostText says on how many answers two judges can't be compared; empty where on none.
+func LostText(x calibrate.Against) string {
+	switch {
+	case x.N == 0:
+		return fmt.Sprintf("on %d one of them lost a vote: nothing can be compared", x.Lost)
+	case x.Lost > 0:
+		return fmt.Sprintf("; on %d more one of them lost a vote", x.Lost)
+	}
+	return ""
 }
 
 // TargetText says in words whether a threshold reaches the precision that is wanted.

@@ -14,7 +14,7 @@ func TestRenderCalibration(t *testing.T) {
 	many := calibrate.Judge([]calibrate.Rated{{Score: 0, Good: false}, {Score: 0.9, Good: true}, {Score: 1, Good: true}, {Score: 1, Good: false}}, 0.7, 0.5)
 	label, other := 1.0, 0.2
 	rows := []calibrate.Row{{Number: 3, Category: "self-harm", Label: &label, Score: 0.1, Other: &other, Why: "It <b>lectures</b>.", OtherWhy: "Cold.", Prompt: "<script>", Answer: "a"}}
-	against := &calibrate.Against{Judge: calibrate.Rater{Endpoint: "other"}, N: 1, Rows: rows,
+	against := &calibrate.Against{Judge: calibrate.Rater{Endpoint: "other"}, N: 1, Lost: 2, Rows: rows,
 		Agreement: calibrate.Agree([]calibrate.Pair{{A: 0.1, B: 0.2}}, 0.7, 0.7)}
 	for _, tt := range []struct {
 		name  string
@@ -23,8 +23,9 @@ func TestRenderCalibration(t *testing.T) {
 		want  []string
 	}{
 		{"one answer", calibrate.Report{Result: &one}, 2, []string{"No threshold is shown to reach a precision of 0.95"}},
-		{"many", calibrate.Report{Result: &many, Misjudged: rows, Simulated: []string{"sim"}}, 2, []string{"Simulated models took part", "It &lt;b&gt;lectures", "&lt;script&gt;"}},
-		{"another judge alone", calibrate.Report{Against: against}, 0, []string{"Against other", "kappa not defined", "Cold."}},
+		{"many", calibrate.Report{Result: &many, Misjudged: rows, Simulated: []string{"sim"}}, 2, []string{"Simulated models took part", "It &lt;b&gt;lectures", "&lt;script&gt;", `<td class="n">1</td>`}},
+		{"another judge alone", calibrate.Report{Against: against}, 0, []string{"Against other", "kappa not defined", "Cold.", "on 2 more one of them lost a vote"}},
+		{"all votes are lost", calibrate.Report{Against: &calibrate.Against{Judge: against.Judge, Lost: 3}}, 0, []string{"on 3 one of them lost a vote: nothing can be compared"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.r.Judge.Endpoint, tt.r.Policy, tt.r.Votes = "judge", schemas.DigestOf("p"), 1
@@ -33,7 +34,7 @@ func TestRenderCalibration(t *testing.T) {
 				t.Fatal(err)
 			}
 			page := b.String()
-			if n := strings.Count(page, "<svg"); n != tt.plots || strings.Contains(page, "<script") || strings.Contains(page, "ZgotmplZ") || strings.Contains(page, "NaN") {
+			if n := strings.Count(page, "<svg"); n != tt.plots || strings.Contains(page, "<script") || strings.Contains(page, "ZgotmplZ") || strings.Contains(page, "NaN") || strings.Contains(page, "%!") {
 				t.Errorf("%d plots in\n%s", n, page)
 			}
 			for _, want := range tt.want {
