@@ -20,10 +20,12 @@ import (
 // prober is who decides then.
 const prober = "probe"
 
-// The time between two probes doubles from the first to the second of these.
+// The time between two probes doubles from the first to the second of these; that before
+// the first one up to the third, where probes are answered in vain.
 const (
-	firstProbe = time.Minute
-	lastProbe  = 15 * time.Minute
+	firstProbe   = time.Minute
+	lastProbe    = 15 * time.Minute
+	longestProbe = 12 * time.Hour
 )
 
 // probing looks after a refused endpoint while opening waits, until the function that it
@@ -59,17 +61,25 @@ func (f *factory) probing(ctx workflow.Context, part *schemas.OpenStage, opening
 	}
 }
 
-// probePause is how long the first probe waits. It grows where endpoints answer probes, and
-// refuse the run again and again.
+// probePause is how long the first probe waits. It doubles where endpoints answer probes and
+// soon refuse the run again: each time takes room in what the run carries.
 func (f *factory) probePause(now time.Time) time.Duration {
 	pause := firstProbe
-	for _, d := range slices.Backward(f.carried.Decisions) {
-		if d.Decision.By != prober || now.Sub(d.At) > 2*lastProbe || pause >= lastProbe {
-			break
+	var last time.Time
+	for _, d := range f.carried.Decisions {
+		switch {
+		case d.Decision.By != prober:
+			pause, last = firstProbe, time.Time{}
+			continue
+		case !last.IsZero() && d.At.Sub(last) > pause+lastProbe:
+			pause = firstProbe
 		}
-		pause, now = 2*pause, d.At
+		pause, last = min(2*pause, longestProbe), d.At
 	}
-	return min(pause, lastProbe)
+	if last.IsZero() || now.Sub(last) > lastProbe {
+		return firstProbe
+	}
+	return pause
 }
 
 // probes lets the server repeat the probe until it succeeds: that takes no room in the

@@ -129,7 +129,7 @@ func TestAnEndpointThatAnswersProbesAlone(t *testing.T) {
 	for _, d := range r.probed {
 		minutes = append(minutes, int(d.Minutes()))
 	}
-	if want := []int{1, 3, 7, 15, 30, 45}; len(minutes) < 6 || !slices.Equal(minutes[:6], want) {
+	if want := []int{1, 3, 7, 15, 31}; !slices.Equal(minutes, want) {
 		t.Errorf("probed after %v minutes, want %v", minutes, want)
 	}
 }
@@ -244,5 +244,33 @@ func TestAProbeBeforeAnyStageIsCounted(t *testing.T) {
 	report := r.run(t, s)
 	if report.State != schemas.StateCompleted || looks != 2 || report.Probed.Paid != 1 {
 		t.Errorf("ended as %q after %d looks; probes took %d calls, want one", report.State, looks, report.Probed.Paid)
+	}
+}
+
+func TestProbePause(t *testing.T) {
+	at := func(minutes int) time.Time { return time.Unix(0, 0).Add(time.Duration(minutes) * time.Minute) }
+	tests := []struct {
+		name   string
+		probes []int // when a probe went on with the run
+		now    int
+		want   time.Duration
+	}{
+		{"the first", nil, 0, time.Minute},
+		{"refused again at once", []int{10}, 11, 2 * time.Minute},
+		{"and again", []int{10, 13, 18}, 19, 8 * time.Minute},
+		{"work went on meanwhile", []int{10}, 40, time.Minute},
+		{"an outage of hours in between", []int{10, 300}, 301, 2 * time.Minute},
+		{"in vain for days", []int{1, 4, 9, 18, 35, 68, 133, 262, 519, 1032, 1753, 2474}, 2475, 12 * time.Hour},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := &factory{}
+			for _, m := range tt.probes {
+				f.carried.Decisions = append(f.carried.Decisions, schemas.DecisionRecord{Decision: schemas.Decision{By: prober}, At: at(m)})
+			}
+			if got := f.probePause(at(tt.now)); got != tt.want {
+				t.Errorf("it waits %s, not %s", got, tt.want)
+			}
+		})
 	}
 }

@@ -323,6 +323,11 @@ func TestBatchErrors(t *testing.T) {
 	if err := c.CheckBatches(t.Context()); schemas.KindOf(err) != schemas.InvalidInput {
 		t.Errorf("no Batch API: %v", err)
 	}
+	several := *c
+	several.endpoint.BaseURLs = []string{"http://a/v1", "http://b/v1"}
+	if err := several.CheckBatches(t.Context()); schemas.KindOf(err) != schemas.InvalidInput {
+		t.Errorf("several servers: %v", err)
+	}
 }
 
 // A batch that the provider takes none of says why.

@@ -178,6 +178,10 @@ func (c *Client) RecentBatches(ctx context.Context, since time.Time) (recent []B
 // CheckBatches reports whether the endpoint takes batches, as far as that can be told
 // without one.
 func (c *Client) CheckBatches(ctx context.Context) error {
+	if len(c.endpoint.BaseURLs) > 1 {
+		return c.fail(schemas.InvalidInput, &fault{text: "it has several base_urls, and a batch lies with one server"},
+			`Start the run with "mode": "online", or name an endpoint with one base_url.`)
+	}
 	limit := 1
 	return c.call(ctx, exchange{}, passing, func(ctx context.Context) error {
 		_, err := c.api().ListBatch(ctx, nil, &limit)
@@ -244,7 +248,7 @@ func (c *Client) call(ctx context.Context, x exchange, again func(error) bool, d
 	}
 }
 
-// api is where batches lie: the first base URL.
+// api is where batches lie: the base URL.
 func (c *Client) api() *openai.Client { return c.pace.replicas[0].api }
 
 func (c *Client) callOnce(ctx context.Context, x exchange, do func(context.Context) error) (err error) {
