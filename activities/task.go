@@ -74,7 +74,8 @@ func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx cont
 		if errors.As(err, &rows) {
 			failure.Rows = int64(rows.rows)
 		}
-		if failure.Account = llm.IsAccount(err); failure.Account && req.Stage != schemas.StageSample {
+		failure.Account = llm.IsAccount(err)
+		if (failure.Account || llm.IsOutage(err)) && req.Stage != schemas.StageSample {
 			failure.Endpoint = llm.AskedBy(err)
 		}
 		return schemas.TaskResult{}, fail(err, failure)

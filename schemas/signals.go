@@ -177,7 +177,8 @@ type TaskFailure struct {
 	// end without them.
 	Rows int64 `json:"rows,omitempty"`
 	// Account says that an endpoint refuses the account, or has no such model any more: no
-	// row's fault. Endpoint is the one to look after, where it is the configuration's.
+	// row's fault. Endpoint is the one to look after, where it is the configuration's: of
+	// an account that is refused, or of an outage.
 	Account  bool   `json:"account,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
 }

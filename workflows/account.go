@@ -14,8 +14,9 @@ import (
 )
 
 // An account that is refused, without money, or whose model is gone, is no row's fault and
-// not mended by a retry: the run waits at its failure gate. Meanwhile the endpoint is asked
-// for a word from time to time, and the run goes on by itself when it answers.
+// not mended by a retry: the run waits at its failure gate, as it does when an endpoint is
+// out for longer than tasks try. Meanwhile the endpoint is asked for a word from time to
+// time, and the run goes on by itself when it answers.
 
 // prober is who decides then.
 const prober = "probe"
@@ -28,7 +29,7 @@ const (
 	longestProbe = 12 * time.Hour
 )
 
-// probing looks after a refused endpoint while opening waits, until the function that it
+// probing looks after an endpoint, if one is named, while opening waits, until the function that it
 // returns is called.
 func (f *factory) probing(ctx workflow.Context, part *schemas.OpenStage, opening *schemas.Opening, endpoint string) (stop func()) {
 	if endpoint == "" {

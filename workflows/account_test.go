@@ -23,6 +23,7 @@ type refusing struct {
 	probed []time.Duration
 	// flaps has the endpoint answer probes alone.
 	flaps bool
+	out   bool // it is an outage, not the account
 }
 
 func newRefusing(t *testing.T) *refusing {
@@ -32,6 +33,10 @@ func newRefusing(t *testing.T) *refusing {
 			return nil
 		}
 		r.tried++
+		if r.out {
+			return temporal.NewNonRetryableApplicationError("ask endpoint judge: waiting to send: out since 10:00:00",
+				string(schemas.Unavailable), nil, schemas.TaskFailure{Endpoint: "judge"})
+		}
 		return temporal.NewNonRetryableApplicationError("ask endpoint judge: HTTP 429: You exceeded your current quota. Top up the account, then resume.",
 			string(schemas.BudgetExceeded), nil, schemas.TaskFailure{Account: true, Endpoint: "judge"})
 	}
@@ -98,6 +103,16 @@ func TestAProbeResumes(t *testing.T) {
 	filter := report.Stages[slices.IndexFunc(report.Stages, func(s schemas.StageSum) bool { return s.Stage == schemas.StageFilter })]
 	if filter.Usage.Paid != 4 {
 		t.Errorf("three tasks and a probe took %d calls", filter.Usage.Paid)
+	}
+}
+
+// TestAnOutageEnds: what is out for longer than tasks try is looked after, too.
+func TestAnOutageEnds(t *testing.T) {
+	r := newRefusing(t)
+	r.out = true
+	r.mend(10 * time.Minute)
+	if report := r.run(t, spec()); report.State != schemas.StateCompleted || len(r.records) != 1 || r.records[0].Decision.By != prober {
+		t.Errorf("ended as %q, decided %+v", report.State, r.records)
 	}
 }
 

@@ -77,9 +77,7 @@ func (f *factory) failed(ctx workflow.Context, part *schemas.OpenStage, failure 
 		opening.Takes = append([]string{schemas.DecisionApprove}, opening.Takes...)
 		opening.Question += fmt.Sprintf(". To ask for the %d rows that failed again, resume; to go on without them, approve: retry asks for them later", rows)
 	}
-	if refusal := taskFailure(failure); refusal.Account {
-		defer f.probing(ctx, part, &opening, refusal.Endpoint)()
-	}
+	defer f.probing(ctx, part, &opening, taskFailure(failure).Endpoint)()
 	got, err := f.wait(ctx, opening)
 	if err != nil {
 		return "", err

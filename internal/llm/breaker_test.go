@@ -85,7 +85,10 @@ func TestOutageLasts(t *testing.T) {
 				if schemas.KindOf(err) != schemas.Unavailable || !IsRequest(err) || !strings.Contains(err.Error(), "no upstream") {
 					t.Errorf("got %v", err)
 				}
-				if strings.Contains(err.Error(), "out since") {
+				if strings.Contains(err.Error(), "out since") != IsOutage(err) {
+					t.Errorf("an outage or none: %v", err)
+				}
+				if IsOutage(err) {
 					ended.Add(1)
 				}
 			})

@@ -47,6 +47,13 @@ func IsAccount(err error) bool {
 	return errors.As(err, &f) && f.account
 }
 
+// IsOutage reports whether err is that a request waited as long as it may for an endpoint
+// that is out.
+func IsOutage(err error) bool {
+	var o *outage
+	return errors.As(err, &o)
+}
+
 // AskedBy names the endpoint whose error err is, empty where it is none's.
 func AskedBy(err error) string {
 	var e *schemas.Error
