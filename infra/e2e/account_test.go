@@ -47,6 +47,7 @@ func (s *stack) account(t *testing.T, money int64) *account {
 // TestSpentAccount: an account whose money runs out fails no row. Calling stops, the run
 // waits, and goes on by itself when there is money again.
 func TestSpentAccount(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "--latency", "50ms")
 	a := s.account(t, 60)
 	s.config["endpoints"].(map[string]any)["sim-teacher"].(map[string]any)["base_url"] = a.url + "/v1"

@@ -148,6 +148,7 @@ func (s *stack) deadly(t *testing.T) *deadly {
 // although requests expire; a worker that is killed between submitting a batch and
 // recording it has no request asked twice; a run that is cancelled has its batches cancelled.
 func TestBatch(t *testing.T) {
+	t.Parallel()
 	// The worker's death is noticed after its heartbeat and its lease: the rest goes on
 	// meanwhile.
 	killed := batchStack(t, "--batch-delay", "500ms")

@@ -17,6 +17,7 @@ import (
 // prompts to a data set, and kills the worker while prompts are classified: all units are
 // accounted for, and almost no answer is paid for twice.
 func TestMadePrompts(t *testing.T) {
+	t.Parallel()
 	s := newStack(t, "--latency", "100ms", "--flaw-decision", "0.1", "--flaw-think", "0.1")
 	worker := s.worker("worker", "factory,llm")
 	spec := schemas.RunSpec{Name: "made", Until: schemas.StageCurate}

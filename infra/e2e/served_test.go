@@ -20,6 +20,7 @@ import (
 // it thinks in no tags, cites nothing and writes no JSON. That is an outcome of every row,
 // and nothing else.
 func TestServedModel(t *testing.T) {
+	t.Parallel()
 	s := newStack(t)
 	s.config["endpoints"].(map[string]any)["served"] = s.transformers()
 	s.worker("worker", "factory,llm")

@@ -50,6 +50,12 @@ const (
 	secretKey = "precept-secret"
 )
 
+// For the tests' own client; all stacks have one key, so that tests may run in parallel.
+func init() {
+	os.Setenv("AWS_ACCESS_KEY_ID", accessKey)
+	os.Setenv("AWS_SECRET_ACCESS_KEY", secretKey)
+}
+
 // newStack starts everything but the workers. flags are simllm's.
 func newStack(t *testing.T, flags ...string) *stack {
 	t.Helper()
@@ -65,9 +71,6 @@ func newStack(t *testing.T, flags ...string) *stack {
 		"ROOT_ACCESS_KEY_ID="+accessKey, "ROOT_SECRET_ACCESS_KEY="+secretKey,
 		fmt.Sprintf("TEMPORAL_ADDRESS=127.0.0.1:%d", temporalPort),
 	)
-	t.Setenv("AWS_ACCESS_KEY_ID", accessKey)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", secretKey)
-
 	if err := os.MkdirAll(filepath.Join(s.dir, "s3"), 0o755); err != nil {
 		t.Fatal(err)
 	}
