@@ -31,7 +31,8 @@ var calibrationPage = template.Must(template.Must(page.Clone()).New("calibration
 		}
 		return fmt.Sprintf("%.2f (%.2f to %.2f)", k.Value, k.Low, k.High)
 	},
-	"target": TargetText,
+	"target":   TargetText,
+	"decimals": func(v *float64) string { return fmt.Sprintf("%.2f", *v) },
 }).Parse(calibrationTemplate))
 
 // RenderCalibration writes a calibration as one HTML page, which loads nothing and runs

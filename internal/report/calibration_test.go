@@ -23,7 +23,7 @@ func TestRenderCalibration(t *testing.T) {
 		want  []string
 	}{
 		{"one answer", calibrate.Report{Result: &one}, 2, []string{"No threshold is shown to reach a precision of 0.95"}},
-		{"many", calibrate.Report{Result: &many, Misjudged: rows, Simulated: []string{"sim"}}, 2, []string{"Simulated models took part", "It &lt;b&gt;lectures", "&lt;script&gt;"}},
+		{"many", calibrate.Report{Result: &many, Misjudged: rows, Simulated: []string{"sim"}}, 2, []string{"Simulated models took part", "It &lt;b&gt;lectures", "&lt;script&gt;", `<td class="n">1.00</td><td class="n">0.10</td><td class="n">0.20</td>`}},
 		{"another judge alone", calibrate.Report{Against: against}, 0, []string{"Against other", "kappa not defined", "Cold."}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
