@@ -74,7 +74,7 @@ type CategoryCheck struct {
 // KappaText is Kappa for people.
 func (f LabelFigure) KappaText() string {
 	if f.Kappa == nil {
-		return "kappa undefined"
+		return "kappa not defined"
 	}
 	return fmt.Sprintf("kappa %.2f", *f.Kappa)
 }

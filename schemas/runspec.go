@@ -461,7 +461,7 @@ func (s RunSpec) Validate() error {
 		v.add("gates", "needs both timeout and on_timeout, or neither")
 	}
 	if s.Gates.Release && !s.Passes(StageSFT) && !s.Passes(StageRL) {
-		v.add("gates.release", "waits for people to release a model, and this run trains none")
+		v.add("gates.release", "waits for people to release a model, and this run trains none; set it to false")
 	}
 	v.between("max_failed", s.MaxFailed, 0, 1)
 	v.atLeast("tripwires.after", int64(s.Tripwires.After), 1)
@@ -563,7 +563,11 @@ func (v *violations) atLeast(field string, got, low int64) {
 }
 
 func (v *violations) between(field string, got, low, high float64) {
-	if !(got >= low && got <= high) {
+	switch {
+	case got >= low && got <= high:
+	case high == math.MaxFloat64:
+		v.add(field, "is %v; it must be at least %v", got, low)
+	default:
 		v.add(field, "is %v; it must lie between %v and %v", got, low, high)
 	}
 }

@@ -9,7 +9,7 @@ import (
 func (a *app) budgetCommand() *cobra.Command {
 	d := schemas.Decision{Gate: schemas.GateBudget}
 	cmd := &cobra.Command{
-		Use:   "set-budget RUN --usd DOLLARS --by NAME",
+		Use:   "set-budget RUN [--usd DOLLARS] [--tokens TOKENS] --by NAME",
 		Short: "Set what a run may spend on calls to models, in all",
 		Long: `Set what a run may spend on calls to models in all, what it has spent included. A run
 that waits at its budget gate goes on; another one keeps within it from now on, but for

@@ -28,7 +28,7 @@ checked by the worker when the run starts.
 				return err
 			}
 			if !a.json {
-				fmt.Fprintf(a.out, "%s is good. With its defaults it reads:\n", args[0])
+				fmt.Fprintf(a.out, "%s is good, but for files, policy and endpoints, which starter estimate looks at. With its defaults it reads:\n", args[0])
 			}
 			return printJSON(a.out, spec.WithDefaults())
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,6 +40,20 @@ func TestSetBudget(t *testing.T) {
 				t.Errorf("sent %v", f.verdicts)
 			}
 		})
+	}
+}
+
+// What a budget names is what a larger one has to name: the rest would have no limit.
+func TestBudgetGateBlock(t *testing.T) {
+	for more, want := range map[string]string{
+		`,"usd":DOLLARS`:                 "set-budget first --usd DOLLARS --opening",
+		`,"tokens":TOKENS`:               "set-budget first --tokens TOKENS --opening",
+		`,"usd":DOLLARS,"tokens":TOKENS`: "set-budget first --usd DOLLARS --tokens TOKENS --opening",
+	} {
+		got := gateBlock("first", schemas.Opening{Gate: schemas.GateBudget, ID: "budget-1", Command: `{"gate":"budget"` + more + `}`})
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %s", want, got)
+		}
 	}
 }
 

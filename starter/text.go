@@ -233,7 +233,14 @@ func decisionLines(records []schemas.DecisionRecord) string {
 		if r.Stale {
 			stale = " (stale: changed nothing)"
 		}
-		fmt.Fprintf(&b, "decision %d: %s %s by %s%s\n", r.Number, r.Verdict, r.Decision.Opening, oneLine(r.Decision.By), stale)
+		what := r.Verdict
+		if r.Verdict == schemas.DecisionBudget {
+			what += " " + limit(schemas.Cost{USD: r.Decision.USD, Tokens: r.Decision.Tokens})
+		}
+		if r.Decision.Opening != "" {
+			what += " " + r.Decision.Opening
+		}
+		fmt.Fprintf(&b, "decision %d: %s by %s%s\n", r.Number, what, oneLine(r.Decision.By), stale)
 	}
 	return b.String()
 }
@@ -243,13 +250,21 @@ func gateBlock(run schemas.RunID, o schemas.Opening) string {
 	verdict, look := schemas.DecisionApprove, ""
 	switch o.Gate {
 	case schemas.GateBudget:
+		// What isn't named has no limit: so what the budget names is asked for.
+		larger := "--usd DOLLARS"
+		if strings.Contains(o.Command, `"tokens":`) {
+			larger = "--tokens TOKENS"
+			if strings.Contains(o.Command, `"usd":`) {
+				larger = "--usd DOLLARS --tokens TOKENS"
+			}
+		}
 		return fmt.Sprintf(`
 The run waits for a person at its %s gate (opening %s):
   %s
-  %-13s starter %s %s --usd DOLLARS --opening %s --by "YOUR NAME"
+  %-13s starter %s %s %s --opening %s --by "YOUR NAME"
   or            %s
 
-`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), o.ID, oneLine(o.Command))
+`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), larger, o.ID, oneLine(o.Command))
 	case schemas.GateFailure:
 		verdict = schemas.DecisionResume
 	case schemas.GateDataset:
