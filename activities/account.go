@@ -137,8 +137,11 @@ func (a *account) allows(one reserve) bool {
 }
 
 // least is how many requests are reserved at a time, at least. Else it is as many as are
-// sent in a second: that is what an account may be off by when its worker is killed.
-const least = 8
+// sent in two seconds: that is what an account may be off by when its worker is killed.
+const (
+	least          = 32
+	reserveSeconds = 2
+)
 
 // fill has the lease tell of more requests, unless that is under way, and returns what
 // is closed when that has ended. The caller holds the mutex.
@@ -149,7 +152,7 @@ func (a *account) fill(ctx context.Context) <-chan struct{} {
 	n, most := int64(least), a.most
 	if took := time.Since(a.filled).Seconds(); took > 0 {
 		// Requests that begin at once say little of how many a second brings.
-		n = max(n, min(int64(float64(a.sent)/took), 2*a.sent))
+		n = max(n, min(int64(reserveSeconds*float64(a.sent)/took), 4*a.sent))
 	}
 	filling := make(chan struct{})
 	a.filling, a.wanted = filling, reserve{n, most.Times(n)}

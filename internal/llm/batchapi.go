@@ -267,7 +267,7 @@ func (c *Client) callOnce(ctx context.Context, x exchange, do func(context.Conte
 	if x.body != nil || x.file {
 		within = transferWithin
 	}
-	attempt, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no reply within %s", within))
+	attempt, cancel := context.WithTimeoutCause(ctx, within, noReply(within))
 	defer cancel()
 	x.other = true
 	err = do(x.into(attempt))

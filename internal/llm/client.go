@@ -319,11 +319,12 @@ func (c *Client) turn(ctx context.Context, t *turn, body net.Buffers, bill Bill)
 
 func (c *Client) send(ctx context.Context, api *openai.Client, x *exchange) (Answer, error) {
 	within := c.endpoint.AnswerWithin()
-	attempt, end := context.WithTimeoutCause(ctx, within, fmt.Errorf("no reply within %s", within))
+	attempt, end := context.WithTimeoutCause(ctx, within, noReply(within))
 	defer end()
-	attempt, cancel := context.WithCancelCause(attempt)
-	defer cancel(nil)
 	if c.endpoint.Stream {
+		var cancel context.CancelCauseFunc
+		attempt, cancel = context.WithCancelCause(attempt)
+		defer cancel(nil)
 		x.body, x.silence = c.endpoint.streamed(x.body), c.endpoint.timeout()
 		x.alarm = time.AfterFunc(x.silence, func() { cancel(fmt.Errorf("no reply, or no more of it, within %s", x.silence)) })
 		defer x.alarm.Stop()

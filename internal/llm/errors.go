@@ -70,6 +70,12 @@ func IsRequest(err error) bool {
 	return errors.As(err, &f) && !f.account
 }
 
+// noReply is that no reply came within a time. It is made for every request, so that its
+// text waits until it is asked for.
+type noReply time.Duration
+
+func (n noReply) Error() string { return fmt.Sprintf("no reply within %s", time.Duration(n)) }
+
 // IsLate reports whether err is that no reply came in time.
 func IsLate(err error) bool {
 	var f *fault

@@ -1,7 +1,7 @@
 package policy
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 
 	"precept/internal/llm"
@@ -90,7 +90,8 @@ func TeacherMessagesIn(form llm.CoT, cp CategoryPolicy, prompt schemas.Prompt) [
 			turns = append(turns, m)
 		}
 	}
-	system := instructions(form) + "\n" + Block(cp)
+	// At once, since every request has it anew.
+	system := instructions(form) + "\n" + opening(cp) + cp.Text + closing
 	if len(own) > 0 {
 		system += "\n<system>\n" + Escape(strings.Join(own, "\n\n")) + "\n</system>\n"
 	}
@@ -98,8 +99,12 @@ func TeacherMessagesIn(form llm.CoT, cp CategoryPolicy, prompt schemas.Prompt) [
 }
 
 // Block encloses a category policy in the tags by which a model finds it.
-func Block(cp CategoryPolicy) string {
-	return fmt.Sprintf("<policy category=%q>\n%s</policy>\n", string(cp.Category), cp.Text)
+func Block(cp CategoryPolicy) string { return opening(cp) + cp.Text + closing }
+
+const closing = "</policy>\n"
+
+func opening(cp CategoryPolicy) string {
+	return "<policy category=" + strconv.Quote(string(cp.Category)) + ">\n"
 }
 
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
