@@ -99,7 +99,7 @@ func (b *Backlog) postpone(ctx context.Context, c *Client, q question, body net.
 	}
 	head, err := json.Marshal(key)
 	if err != nil {
-		return schemas.E("ask endpoint", c.endpoint.Name, schemas.Internal, err)
+		return schemas.E(opAsk, c.endpoint.Name, schemas.Internal, err)
 	}
 	text := net.Buffers{[]byte(`{"custom_id":`), head, []byte(`,"method":"POST","url":"/v1/chat/completions","body":`)}
 	b.lines[key] = line{key, q.limit, append(append(text, body...), []byte("}\n"))}

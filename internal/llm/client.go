@@ -154,7 +154,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	}
 	q, err := c.endpoint.question(r)
 	if err != nil {
-		return Answer{}, Meta{}, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+		return Answer{}, Meta{}, schemas.E(opAsk, c.endpoint.Name, schemas.InvalidInput, err)
 	}
 	meta := Meta{Key: q.key()}
 	if err := c.flights.enter(ctx, meta.Key); err != nil {
@@ -178,7 +178,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	}
 	body, err := q.body()
 	if err != nil {
-		return Answer{}, meta, schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, err)
+		return Answer{}, meta, schemas.E(opAsk, c.endpoint.Name, schemas.InvalidInput, err)
 	}
 	bill := q.bill(meta.Key, body, false)
 	if c.offline {
@@ -189,13 +189,13 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 		return Answer{}, meta, c.backlog.postpone(ctx, c, q, body, bill.Key)
 	}
 	if c.endpoint.cachesPrefixes() {
-		read, err := c.prefixes.enter(ctx, q.messages[0])
+		read, err := c.prefixes.enter(ctx, q.begun)
 		if err != nil {
 			return Answer{}, meta, c.unavailable(err, "waiting for the first request of its prefix: %v", err)
 		}
 		defer read()
 	}
-	if answer, err = c.persist(ctx, body, bill); err != nil {
+	if answer, err = c.persist(ctx, q, body, bill); err != nil {
 		return Answer{}, meta, err
 	}
 	answer.Limit = q.limit
@@ -231,7 +231,7 @@ func (c *Client) recall(ctx context.Context, key schemas.Key) (answer Answer, ok
 
 func (c *Client) check(r Request) error {
 	fail := func(text string) error {
-		return schemas.E("ask endpoint", c.endpoint.Name, schemas.InvalidInput, errors.New(text))
+		return schemas.E(opAsk, c.endpoint.Name, schemas.InvalidInput, errors.New(text))
 	}
 	finite := func(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
 	switch {
@@ -245,11 +245,8 @@ func (c *Client) check(r Request) error {
 
 // persist sends body until there is an answer, an error that no retry mends, or
 // no attempt left.
-func (c *Client) persist(ctx context.Context, body net.Buffers, bill Bill) (Answer, error) {
-	t := &turn{prefix: prefixOf(body), seen: c.seen, hasty: c.hasty}
-	for _, part := range body {
-		t.bytes += len(part)
-	}
+func (c *Client) persist(ctx context.Context, q question, body net.Buffers, bill Bill) (Answer, error) {
+	t := &turn{prefix: q.begun.prefix, bytes: int(bill.Bytes), seen: c.seen, hasty: c.hasty}
 	left := refusalsPerAttempt * (c.attempts - 1)
 	for failures := 1; ; failures++ {
 		if err := c.enter(ctx, t); err != nil {

@@ -10,11 +10,7 @@ import (
 func (c *Client) Demand() float64 {
 	c.pace.mu.Lock()
 	defer c.pace.mu.Unlock()
-	waiting := 0
-	for _, r := range c.pace.replicas {
-		waiting += r.waiting.Len()
-	}
-	return c.pace.allowance.demand(float64(waiting), time.Now())
+	return c.pace.allowance.demand(float64(c.pace.queued), time.Now())
 }
 
 // demand is what of the allowance was wanted since it was last called.

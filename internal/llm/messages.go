@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"hash"
+	"hash/crc32"
 	"sync"
 
 	"precept/schemas"
@@ -24,7 +25,10 @@ type firstMessages struct {
 type first struct {
 	json   []byte      // "[" and the message
 	digest hash.Cloner // of that
+	prefix uint32      // tells it from others
 }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // The cache is for a few long texts. It is emptied when there are many.
 const (
@@ -35,26 +39,24 @@ const (
 // messages writes messages as canonical JSON, with sorted names and nothing escaped
 // for HTML, and digests that. The JSON comes in two parts, since all requests that begin
 // alike share the first.
-func (f *firstMessages) messages(messages []schemas.Message) (parts [2][]byte, _ schemas.Digest, err error) {
-	begun, err := f.begin(messages[0])
-	if err != nil {
-		return parts, "", err
+func (f *firstMessages) messages(messages []schemas.Message) (begun first, rest []byte, _ schemas.Digest, err error) {
+	if begun, err = f.begin(messages[0]); err != nil {
+		return begun, nil, "", err
 	}
-	var rest []byte
 	for _, m := range messages[1:] {
 		raw, err := encodeMessage(m)
 		if err != nil {
-			return parts, "", err
+			return begun, nil, "", err
 		}
 		rest = append(append(rest, ','), raw...)
 	}
 	rest = append(rest, ']')
 	clone, err := begun.digest.Clone()
 	if err != nil {
-		return parts, "", err
+		return begun, nil, "", err
 	}
 	clone.Write(rest)
-	return [2][]byte{begun.json, rest}, schemas.Digest(hex.EncodeToString(clone.Sum(nil))), nil
+	return begun, rest, schemas.Digest(hex.EncodeToString(clone.Sum(nil))), nil
 }
 
 func (f *firstMessages) begin(m schemas.Message) (first, error) {
@@ -71,7 +73,7 @@ func (f *firstMessages) begin(m schemas.Message) (first, error) {
 	raw = append([]byte("["), raw...)
 	sum := sha256.New()
 	sum.Write(raw)
-	fresh := first{raw, sum.(hash.Cloner)}
+	fresh := first{raw, sum.(hash.Cloner), crc32.Checksum(raw, castagnoli)}
 	if len(raw) < worthKeeping {
 		return fresh, nil
 	}

@@ -2,7 +2,6 @@ package llm
 
 import (
 	"context"
-	"hash/maphash"
 	"sync"
 	"time"
 )
@@ -11,10 +10,8 @@ import (
 // with it: they find it in the provider's cache then. Sent together, each is read and
 // paid in full.
 type prefixes struct {
-	seed maphash.Seed
-
 	mu    sync.Mutex
-	known map[uint64]chan struct{} // closed when the first request was answered
+	known map[uint32]chan struct{} // closed when the first request was answered
 }
 
 const (
@@ -24,32 +21,31 @@ const (
 )
 
 func newPrefixes() *prefixes {
-	return &prefixes{seed: maphash.MakeSeed(), known: map[uint64]chan struct{}{}}
+	return &prefixes{known: map[uint32]chan struct{}{}}
 }
 
-// enter waits until prefix was read once. Whoever entered calls read when it was.
-func (p *prefixes) enter(ctx context.Context, prefix []byte) (read func(), err error) {
-	if len(prefix) < leastPrefix {
+// enter waits until begun was read once. Whoever entered calls read when it was.
+func (p *prefixes) enter(ctx context.Context, begun first) (read func(), err error) {
+	if len(begun.json) < leastPrefix {
 		return func() {}, nil
 	}
-	key := maphash.Bytes(p.seed, prefix)
 	p.mu.Lock()
-	first, known := p.known[key]
+	ahead, known := p.known[begun.prefix]
 	if !known {
 		if len(p.known) >= maxPrefixes {
 			clear(p.known)
 		}
-		first = make(chan struct{})
-		p.known[key] = first
+		ahead = make(chan struct{})
+		p.known[begun.prefix] = ahead
 	}
 	p.mu.Unlock()
 	if !known {
-		return func() { close(first) }, nil
+		return func() { close(ahead) }, nil
 	}
 	late := time.NewTimer(maxAhead)
 	defer late.Stop()
 	select {
-	case <-first:
+	case <-ahead:
 	case <-late.C:
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -3,7 +3,6 @@ package llm
 import (
 	"container/list"
 	"hash/crc32"
-	"net"
 	"time"
 
 	openai "github.com/sashabaranov/go-openai"
@@ -37,11 +36,6 @@ type replica struct {
 func newReplica(url string, atOnce int, queued *int, now time.Time) *replica {
 	return &replica{url: url, hash: crc32.ChecksumIEEE([]byte(url)), max: atOnce, queued: queued, ceiling: newCeiling(now), gradient: newGradient(atOnce)}
 }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// prefixOf tells what requests begin with: their first message.
-func prefixOf(body net.Buffers) uint32 { return crc32.Checksum(body[1], castagnoli) }
 
 // affinity ranks replicas for requests that begin with the same text (a rendezvous
 // hash): the prefix stays in one replica's cache, in every process, and when one dies,

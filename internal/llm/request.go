@@ -131,7 +131,8 @@ func (e Endpoint) price(a Answer) float64 {
 // digested once: they may hold a whole policy.
 type question struct {
 	endpoint Endpoint
-	messages [2][]byte      // canonical JSON in parts
+	begun    first          // the first message
+	rest     []byte         // canonical JSON of the others
 	digest   schemas.Digest // of messages
 	fields   map[string]any // what is sent beside messages, served name and limit
 	limit    int            // most tokens of the answer; 0 is no limit
@@ -142,7 +143,7 @@ type question struct {
 func (e Endpoint) question(r Request) (question, error) {
 	q := question{endpoint: e, limit: r.MaxTokens, sample: r.Sample, refresh: r.Refresh}
 	var err error
-	if q.messages, q.digest, err = encoded.messages(r.Messages); err != nil {
+	if q.begun, q.rest, q.digest, err = encoded.messages(r.Messages); err != nil {
 		return q, err
 	}
 	q.fields = map[string]any{"temperature": r.Temperature, "seed": r.Seed}
@@ -216,7 +217,7 @@ func (q question) body() (net.Buffers, error) {
 		return nil, err
 	}
 	raw[0] = ','
-	return net.Buffers{[]byte(`{"messages":`), q.messages[0], q.messages[1], raw}, nil
+	return net.Buffers{[]byte(`{"messages":`), q.begun.json, q.rest, raw}, nil
 }
 
 // seed makes samples differ, and lets a repeated request be told from another sample

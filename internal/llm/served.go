@@ -48,7 +48,7 @@ func (c *Client) Probe(ctx context.Context, r Request) (Answer, Meta, error) {
 	apart := *c
 	apart.seen = c.pace.refusals()
 	apart.last = new(atomic.Pointer[Served]) // it is no answer that is kept
-	answer, err := apart.persist(ctx, body, q.bill("", body, false))
+	answer, err := apart.persist(ctx, q, body, q.bill("", body, false))
 	return answer, Meta{Key: q.key(), USD: answer.USD}, err
 }
 
