@@ -10,8 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"precept/activities"
-	"precept/internal/config"
-	"precept/internal/shard"
 	"precept/schemas"
 )
 
@@ -57,17 +55,12 @@ nothing. Prices are those of the configuration. Nothing is asked, and nothing is
 }
 
 func (a *app) estimate(ctx context.Context, run schemas.RunID, spec schemas.RunSpec) (e activities.Estimate, err error) {
-	c, err := config.Load(a.config)
+	d, err := a.desk(ctx)
 	if err != nil {
 		return e, err
 	}
-	store, err := a.open(ctx, a.config)
-	if err != nil {
-		return e, err
-	}
-	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: "estimate", CompactEvery: -1})
-	e, err = activities.EstimateRun(ctx, c, store, journal, run, spec.WithDefaults())
-	if closing := journal.Close(ctx); err == nil {
+	e, err = activities.EstimateRun(ctx, d.config, d.store, d.journal, run, spec.WithDefaults())
+	if closing := d.close(ctx); err == nil {
 		err = closing // of nothing: it only read
 	}
 	return e, err

@@ -9,7 +9,6 @@ import (
 	"text/tabwriter"
 
 	"precept/activities"
-	"precept/internal/config"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -88,17 +87,12 @@ func withSettings(spec schemas.RunSpec, settings []string) (schemas.RunSpec, err
 
 // preview looks at what a run would find and ask.
 func (a *app) preview(ctx context.Context, run schemas.RunID, spec schemas.RunSpec, like schemas.RunID) ([]activities.StagePreview, error) {
-	c, err := config.Load(a.config)
+	d, err := a.desk(ctx)
 	if err != nil {
 		return nil, err
 	}
-	store, err := a.open(ctx, a.config)
-	if err != nil {
-		return nil, err
-	}
-	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: "preview", CompactEvery: -1})
-	stages, err := activities.Preview(ctx, c, store, journal, activities.PreviewRequest{Run: run, Spec: spec.WithDefaults(), Like: like})
-	if closing := journal.Close(ctx); err == nil {
+	stages, err := activities.Preview(ctx, d.config, d.store, d.journal, activities.PreviewRequest{Run: run, Spec: spec.WithDefaults(), Like: like})
+	if closing := d.close(ctx); err == nil {
 		err = closing // of nothing: it only read
 	}
 	return stages, err

@@ -134,14 +134,10 @@ func (c *Client) keep(ctx context.Context, key schemas.Key, limit int, answer An
 		}
 	}
 	c.received(ctx, &answer)
-	raw, err := json.Marshal(answer)
-	if err != nil {
-		return schemas.E("journal answer", string(key), schemas.Internal, err)
-	}
 	if err := c.journal.Ready(ctx); err != nil {
 		return err
 	}
-	if err := c.journal.Append(under, raw); err != nil {
+	if err := c.record(under, answer); err != nil {
 		return err
 	}
 	if answer.Model != "" {

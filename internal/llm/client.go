@@ -141,6 +141,14 @@ func (c *Client) Hasty() *Client {
 	return &h
 }
 
+// Recorded returns a client that answers from the journal alone. It shares all else with
+// c.
+func (c *Client) Recorded() *Client {
+	r := *c
+	r.offline = true
+	return &r
+}
+
 // Endpoint is the endpoint that c asks.
 func (c *Client) Endpoint() Endpoint { return c.endpoint }
 
@@ -205,11 +213,16 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	if found || answer.limited() {
 		key = q.limitedKey(meta.Key)
 	}
+	return answer, meta, c.record(key, answer)
+}
+
+// record journals an answer.
+func (c *Client) record(key schemas.Key, answer Answer) error {
 	raw, err := json.Marshal(answer)
 	if err != nil {
-		return answer, meta, schemas.E("journal answer", string(key), schemas.Internal, err)
+		return schemas.E("journal answer", string(key), schemas.Internal, err)
 	}
-	return answer, meta, c.journal.Append(key, raw)
+	return c.journal.Append(key, raw)
 }
 
 var errMissing = errors.New("the journal has no answer")
