@@ -56,7 +56,9 @@ func (f *factory) purse(part *schemas.OpenStage, todo []schemas.FailedTask) *pur
 	p := newPurse(f.budget(), f.spent().AtMost())
 	// The stage's own: tasks that are done, and those to be called again.
 	p.spent = p.spent.Plus(part.Usage.AtMost())
-	maps.Copy(p.held, part.Grants)
+	if len(part.Grants) > 0 {
+		p.held = maps.Clone(part.Grants)
+	}
 	for _, t := range slices.Concat(part.Failed, todo) {
 		if _, ok := p.held[t.Index]; !ok {
 			p.spent = p.spent.Plus(t.AtMost())

@@ -1,6 +1,11 @@
 package workflows
 
-import "precept/schemas"
+import (
+	"maps"
+	"slices"
+
+	"precept/schemas"
+)
 
 // purse parts what a budget leaves among the tasks of a stage. A grant is what a task may
 // spend in all, however often it is called. What is spent and what is granted to open
@@ -26,11 +31,10 @@ func newPurse(limit, spent schemas.Cost) *purse {
 // left is what is neither spent nor granted.
 func (p *purse) left() schemas.Cost {
 	left := p.limit.Minus(p.spent)
-	for _, g := range p.open {
-		left = left.Minus(g)
-	}
-	for _, g := range p.held {
-		left = left.Minus(g)
+	for _, grants := range []map[int]schemas.Cost{p.open, p.held} {
+		for _, index := range slices.Sorted(maps.Keys(grants)) { // dollars are rounded: a replay must sum them alike
+			left = left.Minus(grants[index])
+		}
 	}
 	return left
 }
