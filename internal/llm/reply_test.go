@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -20,15 +21,16 @@ import (
 // says what to do, in time, whether a stream was asked for or not.
 func TestEveryReply(t *testing.T) {
 	t.Parallel()
-	var name string
+	var sends atomic.Pointer[string] // read by connections of before, too
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		reply, _ := llmtest.Find(name)
+		reply, _ := llmtest.Find(*sends.Load())
 		reply.Write(w, r, llmtest.Answer{Model: "m", CoT: "A thought.", Text: "An answer.", PromptTokens: 10, CompletionTokens: 5})
 	}))
 	defer server.Close()
 	for _, reply := range llmtest.Replies {
 		for _, streams := range []bool{false, true} {
-			name = reply.Name
+			name := reply.Name
+			sends.Store(&name)
 			e := endpoint()
 			e.BaseURL, e.Stream = server.URL, streams
 			if strings.HasPrefix(name, "stall") {
