@@ -63,7 +63,7 @@ func EstimateRun(ctx context.Context, c config.Config, store shard.Store, journa
 	x := &estimator{preview: p, estimate: &e}
 	x.assume("a token is %v bytes of a request, or %v at the high end", bytesPerToken, tightest)
 	for _, stage := range schemas.Stages {
-		if stage == schemas.StageReport || !spec.Passes(stage) {
+		if stage == schemas.StageReport || !p.passes(stage) {
 			continue
 		}
 		if err := x.stage(ctx, stage); err != nil {
@@ -109,7 +109,7 @@ type asking struct {
 
 func (x *estimator) asking(stage schemas.Stage) (k asking, ok bool) {
 	s := x.Spec
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageGenerate:
 		return asking{s.Prompts.Generate.Teacher, 1, s.Prompts.Generate.MaxTokens}, true
 	case schemas.StageClassify:
@@ -143,6 +143,10 @@ func (x *estimator) stage(ctx context.Context, stage schemas.Stage) error {
 		n := float64(x.planned(stage)) * float64(k.votes)
 		e.Calls = Range{0, n}
 		x.assume("rl: between none and all of its rollouts have the form that is judged")
+	case x.lost && stage.Trained() != "" && stage.Work() == schemas.StageGrade:
+		n := float64(x.planned(stage)) * float64(k.votes)
+		e.Calls = Range{n, 2 * n}
+		x.assume("%s: between none and all of the milestones' answers have a chain of thought, which takes as many calls again", stage)
 	case x.lost && stage == schemas.StageGrade:
 		n := float64(x.planned(stage)) * float64(k.votes)
 		e.Calls = Range{n, n}
@@ -167,6 +171,9 @@ func (x *estimator) planned(stage schemas.Stage) (n int64) {
 	s := x.Spec
 	if stage == schemas.StageRL {
 		return int64(s.RL.Steps * s.RL.PromptsPerStep * s.RL.Generations)
+	}
+	if stage.Trained() != "" {
+		return int64(s.Dev.Milestones+1) * schemas.HeldOut(x.sums)
 	}
 	for _, arm := range s.Evaluate.Arms {
 		n += x.preview.inputs.Sampled[arm]
@@ -253,6 +260,8 @@ func (x *estimator) askedAbout(ctx context.Context, stage schemas.Stage) (prompt
 	}
 	var refs []schemas.ShardRef
 	switch stage {
+	case schemas.StageSFTGrade, schemas.StageRLGrade:
+		longest = x.Spec.Evaluate.MaxTokens
 	case schemas.StageGrade:
 		longest = x.Spec.Evaluate.MaxTokens
 		for _, suite := range inputs.Suites {
@@ -296,7 +305,7 @@ func measured(ctx context.Context, stage schemas.Stage, pol *policy.Policy, cp p
 		// Its error is errRendered.
 		_, _ = judge.New(asker, role, judge.Options{}).Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
 	}
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageClassify:
 		_, _ = judge.NewClassifier(asker, pol.Summaries(), judge.Options{}).Classify(ctx, prompt)
 	case schemas.StageFilter:

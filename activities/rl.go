@@ -37,11 +37,12 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
 	}
+	milestones := p.milestones(&l)
 	if err := p.cast(&l, s.Judge, schemas.Intents, p.inputs.Categories...); err != nil {
 		return nil, err
 	}
 	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
-	t.Inputs, t.Model = refs, &start
+	t.Inputs, t.Model, t.Milestones = refs, &start, milestones
 	return []schemas.Task{t}, nil
 }
 
@@ -49,11 +50,7 @@ func (p *planner) startOfRL(ctx context.Context) (schemas.ModelRef, error) {
 	if p.Spec.SFT.Skip {
 		return p.base(ctx, p.Spec.Base)
 	}
-	m, err := p.manifest(ctx, schemas.StageSFT)
-	if err != nil {
-		return schemas.ModelRef{}, err
-	}
-	return *m.Model, nil
+	return p.trained(ctx, schemas.StageSFT)
 }
 
 // RL trains a model against the judge, which sees the answers but never the
@@ -114,7 +111,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			// upper clip (DAPO), no division by the group's spread (Dr. GRPO), and
 			// cut answers masked.
 			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
-			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
+			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32", Milestones: w.Milestones,
 			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
 		}, reward.TokenEnv+"="+rewards.Token())
 		if err != nil {

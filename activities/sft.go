@@ -30,8 +30,9 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		}),
 		Models: []model{weights(base)},
 	}
+	milestones := p.milestones(&l)
 	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)
-	t.Inputs, t.Model = refs, &base
+	t.Inputs, t.Model, t.Milestones = refs, &base, milestones
 	return []schemas.Task{t}, nil
 }
 
@@ -59,7 +60,7 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 			Kind: "sft", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
 			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: s.BatchSize, GradientAccumulation: 1,
 			MaxLength: s.MaxLength, WarmupRatio: 0.05, TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps,
-			Device: "auto", DType: "float32", GroupByLength: true,
+			Device: "auto", DType: "float32", GroupByLength: true, Milestones: w.Milestones,
 		})
 		if err != nil {
 			return err

@@ -75,7 +75,7 @@ func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx cont
 			failure.Rows = int64(rows.rows)
 		}
 		failure.Account = llm.IsAccount(err)
-		if (failure.Account || llm.IsOutage(err)) && req.Stage != schemas.StageSample {
+		if (failure.Account || llm.IsOutage(err)) && req.Stage.Work() != schemas.StageSample {
 			failure.Endpoint = llm.AskedBy(err)
 		}
 		return schemas.TaskResult{}, fail(err, failure)

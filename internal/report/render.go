@@ -73,6 +73,9 @@ type view struct {
 	ByCat    []categoryView
 	Check    *schemas.LabelCheck
 	Curves   []picture
+	DevHeads []string
+	DevRows  []milestoneView
+	DevPlots []picture
 	Samples  []sampleView
 	Examples []exampleView
 }
@@ -184,6 +187,15 @@ func newView(d Data) (view, error) {
 			return v, err
 		}
 		v.Curves = append(v.Curves, pics...)
+	}
+	if v.DevRows = milestoneViews(d.Report.Selections); len(v.DevRows) > 0 {
+		for _, f := range devFigures {
+			v.DevHeads = append(v.DevHeads, f.title)
+		}
+		var err error
+		if v.DevPlots, err = milestonePlots(d.Report.Selections); err != nil {
+			return v, err
+		}
 	}
 	v.ByStage, v.ByCat = byCategory(d.Manifests)
 	for _, s := range d.Samples {

@@ -10,6 +10,7 @@ const (
 	EventStart       = "start"
 	EventProgress    = "progress"
 	EventCheckpoint  = "checkpoint"
+	EventMilestone   = "milestone"
 	EventReady       = "ready"
 	EventDone        = "done"
 	EventInterrupted = "interrupted"
@@ -21,6 +22,7 @@ type Event struct {
 	Event           string             `json:"event"`
 	Step            int                `json:"step"`
 	TotalSteps      int                `json:"total_steps"`
+	Steps           int                `json:"steps"` // of a job that is done
 	Rows            int64              `json:"rows"`
 	Loss            float64            `json:"loss"`
 	Metrics         map[string]float64 `json:"metrics"`

@@ -17,6 +17,7 @@ type SFT struct {
 	WarmupRatio          float64  `json:"warmup_ratio"`
 	TrainableLayers      int      `json:"trainable_layers"`
 	SaveSteps            int      `json:"save_steps"`
+	Milestones           int      `json:"milestones"`
 	Device               string   `json:"device"`
 	DType                string   `json:"dtype"`
 	GroupByLength        bool     `json:"group_by_length"`
@@ -44,6 +45,7 @@ type RL struct {
 	MaskTruncatedCompletions bool     `json:"mask_truncated_completions"`
 	TrainableLayers          int      `json:"trainable_layers"`
 	SaveSteps                int      `json:"save_steps"`
+	Milestones               int      `json:"milestones"`
 	Device                   string   `json:"device"`
 	DType                    string   `json:"dtype"`
 	Reward                   Reward   `json:"reward"`
