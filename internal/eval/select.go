@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"math"
 	"slices"
 
 	"precept/schemas"
@@ -95,42 +94,27 @@ func devScore(m DevGrades, complies map[string]bool) schemas.DevScore {
 	return score
 }
 
-// cotQuality is the mean of what the grader gives for citing. Where its reply was lost, the
-// answer is left out.
+// cotQuality is the mean of what the grader gives for citing, 0 to 10. Where its reply was
+// lost, the answer is left out.
 func cotQuality(grades []schemas.Grade) *schemas.Mean {
-	var values []float64
+	var n, sum int64
 	for _, g := range grades {
-		switch {
-		case !g.HasCoT:
-			values = append(values, 0)
-		case len(g.CoTVotes) > 0:
-			least := g.CoTVotes[0].Citation
-			for _, v := range g.CoTVotes {
-				least = min(least, v.Citation)
-			}
-			values = append(values, float64(least)/10)
+		if g.HasCoT && len(g.CoTVotes) == 0 {
+			continue
 		}
+		var given int32
+		for i, v := range g.CoTVotes {
+			if i == 0 || v.Citation < given {
+				given = v.Citation
+			}
+		}
+		n, sum = n+1, sum+int64(given)
 	}
-	if len(values) == 0 {
+	if n == 0 {
 		return nil
 	}
-	return mean(values)
-}
-
-// mean has the normal interval of a mean, within 0 and 1.
-func mean(values []float64) *schemas.Mean {
-	n := float64(len(values))
-	var sum, squares float64
-	for _, v := range values {
-		sum += v
-	}
-	m := schemas.Mean{N: int64(len(values)), Value: sum / n, Low: 0, High: 1}
-	if n > 1 {
-		for _, v := range values {
-			squares += (v - m.Value) * (v - m.Value)
-		}
-		half := Z95 * math.Sqrt(squares/(n-1)/n)
-		m.Low, m.High = max(0, m.Value-half), min(1, m.Value+half)
-	}
+	m := schemas.Mean{N: n, Value: float64(sum) / float64(10*n)}
+	low, high := wilson(m.Value, float64(n), Z95)
+	m.Low, m.High = min(low, m.Value), max(high, m.Value) // at the ends rounding may leave a hair's breadth
 	return &m
 }
