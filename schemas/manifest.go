@@ -124,7 +124,9 @@ type TaskResult struct {
 
 // Unfinished is why a task returned before its end.
 type Unfinished struct {
-	Grant   bool     `json:"grant,omitempty"` // its grant is spent
+	Grant bool `json:"grant,omitempty"` // its grant is spent
+	// Needs is the least grant with which it could have sent another request.
+	Needs   Cost     `json:"needs,omitzero"`
 	Pending *Pending `json:"pending,omitempty"`
 }
 

@@ -226,7 +226,7 @@ func (t TripwiresSpec) Past(l Ledger, u Usage) string {
 		}
 	}
 	if cost := u.USD / float64(max(1, l.Kept)); t.MaxCost > 0 && cost > t.MaxCost {
-		return fmt.Sprintf("a kept row costs $%.4f, more than max_cost $%.4f", cost, t.MaxCost)
+		return fmt.Sprintf("a kept row costs %s, more than max_cost %s", FormatDollars(cost), FormatDollars(t.MaxCost))
 	}
 	if got := share(l.Kept); got < *t.MinKept {
 		return fmt.Sprintf("%.0f%% were kept, less than min_kept %.0f%%", 100*got, 100**t.MinKept)
