@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"slices"
 
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -21,7 +22,11 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		return nil, err
 	}
 	s := p.Spec.SFT
-	refs := m.Outputs[schemas.OutputExamples]
+	mixed, rows, err := p.mix(ctx, m.Ledger.Kept)
+	if err != nil {
+		return nil, err
+	}
+	refs := slices.Concat(m.Outputs[schemas.OutputExamples], mixed)
 	l := lineage{
 		Stage: schemas.StageSFT, Version: sftVersion, Inputs: digests(refs...),
 		Params: p.params(map[string]any{
@@ -31,7 +36,7 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		}),
 		Models: []model{weights(base)},
 	}
-	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)
+	t := newTask("train on the examples", m.Ledger.Kept+rows, l, schemas.OutputModel)
 	t.Inputs, t.Model = refs, &base
 	return []schemas.Task{t}, nil
 }

@@ -122,6 +122,7 @@ type CurateSpec struct {
 // SFTSpec is the supervised stage.
 type SFTSpec struct {
 	Skip            bool    `json:"skip,omitempty"`
+	Mix             MixSpec `json:"mix,omitzero"`
 	Epochs          int     `json:"epochs,omitempty" jsonschema:"default=2"`
 	LearningRate    float64 `json:"learning_rate,omitempty" jsonschema:"default=0.0001"`
 	BatchSize       int     `json:"batch_size,omitempty" jsonschema:"default=8"`
@@ -276,6 +277,7 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.SFT.MaxLength, 512)
 	defLayers(&s.SFT.TrainableLayers, s.SFT.Lora)
 	def(&s.SFT.SaveSteps, 20)
+	s.SFT.Mix = s.SFT.Mix.withDefaults()
 	s.SFT.Lora, s.SFT.TrainerSpec = s.SFT.Lora.withDefaults(), s.SFT.TrainerSpec.withDefaults()
 	defRole(&s.RL.Judge, "sim-judge")
 	def(&s.RL.Votes, 1)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,51 @@ type TrainerSpec struct {
 	HangAfter Duration       `json:"hang_after,omitempty" jsonschema:"default=30m,description=A trainer of which nothing is heard for so long counts as dead\\, and its job goes on from the last checkpoint: longer than any step or checkpoint takes"`
 	ReportTo  []string       `json:"report_to,omitempty" jsonschema:"enum=tensorboard,enum=wandb,enum=mlflow,description=Who else follows the training; their keys are trainer.secrets of the worker's configuration"`
 	Trainer   map[string]any `json:"trainer,omitempty" jsonschema:"description=Further fields of TRL's SFTConfig or GRPOConfig"`
+}
+
+// MixSpec adds conversations of other data to the examples, so that safety isn't learned at
+// the price of everything else: the paper trains on capability data beside it (section 2).
+type MixSpec struct {
+	Files []Import `json:"files,omitempty" jsonschema:"description=Files of conversations whose last turn is the assistant's (messages\\, or prompt and completion)"`
+	Share float64  `json:"share,omitempty" jsonschema:"default=0.2,description=Share of the rows to train on that they make up\\, or as many as there are"`
+}
+
+// General is the category of mixed rows that name none.
+const General Category = "general"
+
+func (m MixSpec) withDefaults() MixSpec {
+	if len(m.Files) == 0 {
+		return m
+	}
+	def(&m.Share, 0.2)
+	m.Files = slices.Clone(m.Files)
+	for i := range m.Files {
+		def(&m.Files[i].Category, General)
+		def(&m.Files[i].Intent, IntentBenign)
+	}
+	return m
+}
+
+// Rows is how many of the usable rows are mixed with the examples.
+func (m MixSpec) Rows(examples, usable int64) int64 {
+	if len(m.Files) == 0 {
+		return 0
+	}
+	return min(usable, int64(math.Round(float64(examples)*m.Share/(1-m.Share))))
+}
+
+func (m MixSpec) validate(v *violations) {
+	for i, in := range m.Files {
+		in.validate(v, fmt.Sprintf("sft.mix.files[%d]", i))
+		in.isLabelled(v, fmt.Sprintf("sft.mix.files[%d]", i))
+	}
+	if len(m.Files) == 0 {
+		if m.Share != 0 {
+			v.add("sft.mix.files", "are missing: what the share is of")
+		}
+		return
+	}
+	v.between("sft.mix.share", m.Share, 0.001, 0.95)
 }
 
 func (l *Lora) withDefaults() *Lora {
@@ -48,6 +94,7 @@ func defLayers(layers *int, lora *Lora) {
 }
 
 func (s SFTSpec) validate(v *violations) {
+	s.Mix.validate(v)
 	v.atLeast("sft.epochs", int64(s.Epochs), 1)
 	v.between("sft.learning_rate", s.LearningRate, 1e-9, 1)
 	v.atLeast("sft.batch_size", int64(s.BatchSize), 1)

@@ -93,7 +93,8 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 	case schemas.StageCurate:
 		return f.sum(schemas.StageFilter).Ledger.Kept
 	case schemas.StageSFT:
-		return f.sum(schemas.StageCurate).Ledger.Kept
+		examples := f.sum(schemas.StageCurate).Ledger.Kept
+		return examples + f.spec.SFT.Mix.Rows(examples, f.carried.Inputs.MixRows)
 	case schemas.StageRL:
 		return int64(f.spec.RL.Steps * f.spec.RL.PromptsPerStep * f.spec.RL.Generations)
 	case schemas.StageSample:

@@ -150,8 +150,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         if logs and "eval_loss" in logs:
-            loss = float(logs["eval_loss"])
-            self._events.emit("evaluation", step=state.global_step, metrics={"held_out_loss": loss})
+            self._events.emit("evaluation", step=state.global_step, metrics={"eval_loss": float(logs["eval_loss"])})
         if not logs or "loss" not in logs:  # the summary at the end
             return
         loss = float(logs["loss"])
