@@ -120,6 +120,7 @@ func TestTheTruthLiesInTheEstimate(t *testing.T) {
 	}{
 		{name: "usual"},
 		{name: "no price for the cache", change: func(e *llm.Endpoint) { e.CachedUSD = 0 }},
+		{name: "a cheap cache", change: func(e *llm.Endpoint) { e.CachedUSD, e.OutputUSD = 0.02, 0.1 }},
 		{name: "a cache that costs more", change: func(e *llm.Endpoint) { e.CachedUSD = 2 * e.InputUSD }},
 		{name: "by batch's price", adapts: func(s *schemas.RunSpec) { s.Filter.Votes = 1 }, change: func(e *llm.Endpoint) { e.OutputUSD = 60 }},
 		{name: "short answers", script: func(q question) *reply {
