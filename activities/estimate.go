@@ -131,7 +131,7 @@ type estimator struct {
 	*preview
 	estimate *Estimate
 	stored   shard.Store                    // without what the preview writes
-	plans    map[schemas.Stage][]shard.Info // that are stored
+	recorded map[schemas.Stage][]shard.Info // the plans there
 	standIn  int                            // bytes of a prompt that isn't there
 
 	// expected is how many units the next stage likely has beside those that are there;

@@ -74,9 +74,9 @@ type sizes struct {
 	prompt  Range // tokens of all that are missing
 	turns   int64 // bytes of their messages behind the first
 
-	there                     int64 // that are answered
-	answers                   int64 // of those, such as tell what they took
-	read, cached, written, us moments
+	there                       int64 // that are answered
+	answers                     int64 // of those, such as tell what they took
+	read, cached, written, paid moments
 }
 
 // moments sums figures and their squares.
@@ -111,7 +111,7 @@ func (s *sizes) found(bill llm.Bill, took schemas.Usage) {
 	s.read.add(float64(took.PromptTokens))
 	s.cached.add(float64(took.CachedTokens))
 	s.written.add(float64(took.CompletionTokens))
-	s.us.add(bill.Endpoint.Price(usageOf(took), s.batch))
+	s.paid.add(bill.Endpoint.Price(usageOf(took), s.batch))
 }
 
 // lacking takes a request without an answer.
@@ -139,7 +139,7 @@ func (s *sizes) observed(k asking, l looked) *observed {
 	o := &observed{
 		from: fmt.Sprintf("from %s to its own requests", recordedAnswers(s.answers)), answers: s.answers,
 		PerAnswer: PerAnswer{s.read.spread(s.answers), s.cached.spread(s.answers), s.written.spread(s.answers)},
-		usd:       s.us.sum / float64(s.answers), requests: k.requests(), kept: math.NaN(),
+		usd:       s.paid.sum / float64(s.answers), requests: k.requests(), kept: math.NaN(),
 	}
 	if l.done > 0 && k.votes > 0 {
 		o.requests = float64(max(0, s.there-l.begun)) / float64(l.done)
@@ -229,18 +229,18 @@ const lookBack = 16
 // earlier is what the latest run tells that has asked the role's endpoints in a stage; nil
 // where there is none.
 func (x *estimator) earlier(ctx context.Context, stage schemas.Stage, role schemas.Role) (*observed, error) {
-	if x.plans == nil {
-		x.plans = map[schemas.Stage][]shard.Info{}
+	if x.recorded == nil {
+		x.recorded = map[schemas.Stage][]shard.Info{}
 		for info, err := range x.stored.List(ctx, "plans/") {
 			if err != nil {
 				return nil, err
 			}
 			name := info.Key[strings.LastIndex(info.Key, "/")+1:]
 			of := schemas.Stage(strings.TrimSuffix(name, ".json"))
-			x.plans[of] = append(x.plans[of], info)
+			x.recorded[of] = append(x.recorded[of], info)
 		}
 	}
-	plans := x.plans[stage]
+	plans := x.recorded[stage]
 	slices.SortFunc(plans, func(a, b shard.Info) int { return b.Modified.Compare(a.Modified) })
 	endpoints, err := x.endpointsOf(role)
 	if err != nil {

@@ -101,6 +101,9 @@ func estimateTable(e activities.Estimate) string {
 	for _, s := range e.Stages {
 		b.WriteString(likelyLine(s))
 	}
+	if untold != "" {
+		fmt.Fprintln(&b, "A trial (starter try) or a pilot (start --set prompts.limit=20) records answers that tell it.")
+	}
 	if e.Budget != nil {
 		b.WriteString(budgetLine(*e.Budget))
 	}

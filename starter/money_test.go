@@ -115,6 +115,7 @@ all                    300       20       8000 to 4.6M   50 to 1.0M         $0.1
 Recorded answers were paid for earlier: they cost nothing now.
 Likely, synthesize: 20 calls, from 300 recorded answers to its own requests: 405 ± 110 prompt tokens (40 of them cached) and 3 ± 40 completion tokens each
 Likely, rl: unknown, since no answer is recorded
+A trial (starter try) or a pilot (start --set prompts.limit=20) records answers that tell it.
 Budget: $0.2500 ($0.0100 and 70 tokens of it are spent); the likely figure passes it: the run would most likely pause at its gate budget
 Assumed: a token is 4 bytes
 `},
