@@ -216,7 +216,8 @@ func doClassify(ctx context.Context, w *work) error {
 		}
 		r, err := j.Asking(choice).Classify(ctx, l.Prompt)
 		if err != nil {
-			return l, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
+			answered := len(r.Votes) + r.Lost
+			return l, w.unanswered(err, answered, max(1, judge.FewestLabels(s.Votes)-answered), s.Votes-answered)
 		}
 		l.Category, l.Second, l.Intent, l.Votes = r.Category, r.Second, r.Intent, r.Votes
 		l.Judge = choice.who()

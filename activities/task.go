@@ -54,9 +54,7 @@ type work struct {
 
 	mayMiss int64
 	retry   *schemas.Reason
-	// unasked counts, where models answer from the journal alone, the requests that would
-	// be sent at most.
-	unasked atomic.Int64
+	unasked unasked // where models answer from the journal alone
 	notes   notes
 }
 
@@ -236,11 +234,22 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
-// unanswered counts the requests that a row would still take, where err is that there is
-// no answer, and returns err.
-func (w *work) unanswered(err error, most int) error {
+// unasked counts the requests that rows lack.
+type unasked struct {
+	least, most atomic.Int64
+	fresh       atomic.Int64 // rows that lack all
+	begun       atomic.Int64 // requests that are answered of the other rows
+}
+
+// unanswered counts the requests that a row would still take, at least and at most, where
+// err is that there is no answer after so many, and returns err.
+func (w *work) unanswered(err error, answered, least, most int) error {
 	if llm.IsMissing(err) {
-		w.unasked.Add(int64(most))
+		w.unasked.least.Add(int64(least))
+		w.unasked.most.Add(int64(most))
+		if w.unasked.begun.Add(int64(answered)); answered == 0 {
+			w.unasked.fresh.Add(1)
+		}
 	}
 	return err
 }

@@ -37,11 +37,12 @@ type models struct {
 
 	mu     sync.Mutex
 	asked  []question
-	script func(question) *reply    // nil, or returns nil, for the usual reply
-	as     string                   // how the models name themselves, as JSON fields
-	hosted bool                     // others serve them
-	usage  func(question) llm.Usage // of an answer
-	batch  *provider                // takes batches; nil takes none
+	script func(question) *reply                   // nil, or returns nil, for the usual reply
+	as     string                                  // how the models name themselves, as JSON fields
+	hosted bool                                    // others serve them
+	usage  func(question) llm.Usage                // of an answer
+	tells  func(q question, text string) llm.Usage // likewise, by what it says
+	batch  *provider                               // takes batches; nil takes none
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -177,6 +178,9 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok
 	u = llm.Usage{PromptTokens: 10, CompletionTokens: 5}
 	if m.usage != nil {
 		u = m.usage(q)
+	}
+	if m.tells != nil {
+		u = m.tells(q, say.text)
 	}
 	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}}`,
 		text, finish, u.PromptTokens, u.CompletionTokens, u.CachedTokens)

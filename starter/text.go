@@ -39,6 +39,25 @@ func clip(s string, n int) string {
 	return string([]rune(s)[:max(n-1, 0)]) + "…"
 }
 
+// wrap writes a text indented, in lines that fit a terminal of 100 columns.
+func wrap(s string) string {
+	const indented, columns = "    ", 100
+	var b strings.Builder
+	line := indented
+	for _, word := range strings.Fields(oneLine(s)) {
+		if line != indented && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns {
+			b.WriteString(line + "\n")
+			line = indented
+		}
+		if line != indented {
+			line += " "
+		}
+		line += word
+	}
+	b.WriteString(line + "\n")
+	return b.String()
+}
+
 // sized writes a number of bytes for people: "512 B", "1.5 kB", "23 GB".
 func sized(n int64) string {
 	size, unit := float64(n), "B"
