@@ -124,6 +124,15 @@ func noteLines(notes []string) string {
 	return b.String()
 }
 
+// outageLines names the endpoints that answer nobody.
+func outageLines(outages []schemas.Outage) string {
+	var b strings.Builder
+	for _, o := range outages {
+		fmt.Fprintf(&b, "Outage: %s\n", oneLine(o.String()))
+	}
+	return b.String()
+}
+
 // stageTable shows stages with their counts and the time each took.
 func stageTable(stages []schemas.StageProgress) string {
 	var b strings.Builder
