@@ -278,7 +278,8 @@ func TestImportChecksRoutes(t *testing.T) {
 		role schemas.Role
 		want string
 	}{
-		{"no such fallback", schemas.Role{{Endpoint: "teacher", Fallback: []string{"nobody"}}}, "synthesize.teacher"},
+		{"no such fallback", schemas.Role{{Endpoint: "teacher", Fallback: []string{"nobody"}}}, "check run spec synthesize.teacher[0].fallback[0]: "},
+		{"no such endpoint", schemas.Role{{Endpoint: "teacher", Intents: []schemas.Intent{schemas.IntentBenign}}, {Endpoint: "nobody"}}, "check run spec synthesize.teacher[1].endpoint: "},
 		{"no such category", schemas.Role{{Endpoint: "teacher", Categories: []schemas.Category{"selfharm"}}, {Endpoint: "judge"}}, `has "selfharm"`},
 		{"a category without a route", schemas.Role{{Endpoint: "teacher", Categories: []schemas.Category{"violence"}}}, `no route for harmful and borderline and benign prompts of category "self-harm"`},
 	} {

@@ -46,10 +46,8 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	dec.DisallowUnknownFields()
 	var p plain
 	if err := dec.Decode(&p); err != nil {
-		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens", m[1])
-		}
-		return E("read decision", "", InvalidInput, err)
+		return E("read decision", "", InvalidInput,
+			hinted(Explain(b, p, err), "a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens"))
 	}
 	*d = Decision(p)
 	return nil

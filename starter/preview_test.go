@@ -19,7 +19,7 @@ func TestSettings(t *testing.T) {
 		{"base=some/model", `"base":"some/model"`, ""},
 		{"name=007 and on", `"name":"007 and on"`, ""},
 		{"rl.skip=true", `"skip":true`, ""},
-		{"filter.treshold=0.8", "", `unknown field "treshold"`},
+		{"filter.treshold=0.8", "", `unknown field "filter.treshold"`},
 		{"filter.votes=many", "", "field \"filter.votes\""},
 		{"filter.votes=-1", "", "filter.votes is -1"},
 		{"base.path=x", "", "base has no fields"},

@@ -170,6 +170,7 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.adopt(ctx, &inputs); err != nil {
 		return err
 	}
+	f.note(inputs.Notes)
 	if err := f.checkBatches(ctx); err != nil {
 		return err
 	}
