@@ -20,7 +20,7 @@ func TestSettings(t *testing.T) {
 		{"name=007 and on", `"name":"007 and on"`, ""},
 		{"rl.skip=true", `"skip":true`, ""},
 		{"filter.treshold=0.8", "", `unknown field "filter.treshold"`},
-		{"filter.votes=many", "", "field \"filter.votes\""},
+		{"filter.votes=many", "", `filter.votes: want a whole number, got "many"`},
 		{"filter.votes=-1", "", "filter.votes is -1"},
 		{"base.path=x", "", "base has no fields"},
 		{"threshold", "", "names no value"},
