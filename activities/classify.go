@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// classifyVersion changes when the same votes give other labels.
-	classifyVersion = 2
+	// classifyVersion changes when the same votes give other labels, or are counted otherwise.
+	classifyVersion = 3
 	// classifyRows is how many rows a task classifies.
 	classifyRows = 2_000
 )

@@ -74,7 +74,9 @@ func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx cont
 		}
 		failure.Account = llm.IsAccount(err)
 		if (failure.Account || llm.IsOutage(err)) && req.Stage != schemas.StageSample {
-			failure.Endpoint = llm.AskedBy(err)
+			if names := askedBy(err); len(names) > 0 {
+				failure.Endpoint, failure.Or = names[0], names[1:]
+			}
 		}
 		return schemas.TaskResult{}, fail(err, failure)
 	}
@@ -96,7 +98,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	w := &work{
 		Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task,
 		account: account, record: schemas.SpentObject(req.Run, req.Stage, req.Started, key),
-		beat: startPaying(ctx, account.took), stop: activity.GetWorkerStopChannel(ctx),
+		beat: a.looking(ctx, startPaying(ctx, account.took), schemas.TaskTeller(req.Stage, req.Index)), stop: activity.GetWorkerStopChannel(ctx),
 		mayMiss: req.MayMiss, retry: req.Retry,
 	}
 	defer w.beat.stop()
@@ -222,6 +224,7 @@ func (w *work) client(name string) (*llm.Client, error) {
 	here := asked(client.Endpoint())
 	for _, m := range planned {
 		if schemas.DigestOf(m) == schemas.DigestOf(here) {
+			w.beat.watch(client)
 			client = client.Guarded(w.guard).Paying(w.account)
 			if w.batch != nil {
 				client = client.Batched(w.batch.backlog(client))

@@ -230,6 +230,21 @@ type world struct {
 	inputs schemas.InputsRef
 	sums   []schemas.StageSum
 	draws  []schemas.Draw
+
+	telling sync.Mutex
+	told    []schemas.OutagesTold // by activities to the run
+}
+
+// lastTold is what a teller has told last; nil where it told nothing.
+func (w *world) lastTold(by schemas.Teller) (last *schemas.OutagesTold) {
+	w.telling.Lock()
+	defer w.telling.Unlock()
+	for _, told := range w.told {
+		if told.By == by {
+			last = &told
+		}
+	}
+	return last
 }
 
 // options say what a world is made of. Every field has a default.
@@ -312,7 +327,14 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	suite.SetLogger(log.NewStructuredLogger(logs))
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(a)
-	return &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}
+	w := &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}
+	a.tell = func(_ context.Context, told schemas.OutagesTold) error {
+		w.telling.Lock()
+		defer w.telling.Unlock()
+		w.told = append(w.told, told)
+		return nil
+	}
+	return w
 }
 
 // call executes an activity and returns what it returned, as a workflow sees it.
