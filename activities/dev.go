@@ -34,17 +34,17 @@ func (s *split) add(p schemas.Prompt) {
 	s.kept[p.Intent]++
 	first := append(s.first[p.Intent], p)
 	if len(first) == 2*s.most { // so that they are seldom sorted
-		first = s.lowest(first)
+		first = s.earliest(first)
 	}
 	s.first[p.Intent] = first
 }
 
-func (s *split) lowest(prompts []schemas.Prompt) []schemas.Prompt {
-	slices.SortFunc(prompts, byID)
+func (s *split) earliest(prompts []schemas.Prompt) []schemas.Prompt {
+	slices.SortFunc(prompts, byPromptID)
 	return prompts[:min(len(prompts), s.most)]
 }
 
-func byID(x, y schemas.Prompt) int { return cmp.Compare(x.ID, y.ID) }
+func byPromptID(x, y schemas.Prompt) int { return cmp.Compare(x.ID, y.ID) }
 
 // prompts are those that are held out, by ID: the intents give one in turn.
 func (s *split) prompts() []schemas.Prompt {
@@ -52,13 +52,13 @@ func (s *split) prompts() []schemas.Prompt {
 	for round, found := 0, true; found && len(out) < s.most; round++ {
 		found = false
 		for _, intent := range schemas.Intents {
-			first := s.lowest(s.first[intent])
+			first := s.earliest(s.first[intent])
 			if len(out) < s.most && round < len(first) && round < s.kept[intent]/devShare {
 				out, found = append(out, first[round]), true
 			}
 		}
 	}
-	slices.SortFunc(out, byID)
+	slices.SortFunc(out, byPromptID)
 	return out
 }
 

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"precept/internal/garbage"
+	"precept/internal/shard"
 	"precept/internal/shard/shardtest"
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -50,7 +51,7 @@ func TestHeldOutPromptsAreNotTrainedOn(t *testing.T) {
 	if d := cmp.Diff(map[schemas.Intent]int{schemas.IntentHarmful: 1, schemas.IntentBorderline: 1, schemas.IntentBenign: 2}, got); d != "" {
 		t.Fatalf("the dev split (- want, + got):\n%s", d)
 	}
-	if d := cmp.Diff(ledger(39, map[schemas.Reason]int64{schemas.ReasonHeldOut: 4}), w.sums[0].Ledger); d != "" {
+	if d := cmp.Diff(ledger(39, map[schemas.Reason]int64{schemas.ReasonDev: 4}), w.sums[0].Ledger); d != "" {
 		t.Errorf("the ledger of prompts (- want, + got):\n%s", d)
 	}
 	if n := schemas.HeldOut(w.sums); n != 4 {
@@ -72,6 +73,39 @@ func TestHeldOutPromptsAreNotTrainedOn(t *testing.T) {
 				t.Errorf("%s was asked about a held-out prompt", q.Model)
 			}
 		}
+	}
+}
+
+// General data that holds a dev prompt is not trained on, and the ledger says so where
+// nothing is left in its place.
+func TestTheMixHasNoDevPrompts(t *testing.T) {
+	t.Parallel()
+	first := newWorld(t, held(t), options{}).stages(schemas.StagePrompts)
+	dev := rows[schemas.Prompt](first, schemas.StagePrompts, schemas.OutputDev)[0]
+	line, err := json.Marshal(map[string]any{"messages": append(slices.Clone(dev.Messages), schemas.Message{Role: "assistant", Content: "Leaked."})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := held(t)
+	spec.RL.Skip = true
+	spec.SFT.Mix = schemas.MixSpec{Files: []schemas.Import{general(t, 4, string(line))}, Share: 0.5}
+	w := newWorld(t, spec, options{trainer: python(t, `echo '{"event":"start","total_steps":1,"rows":43}'; step 1; finish`)}).stages(dataStages...)
+	if w.inputs.MixRows != 5 {
+		t.Fatalf("%d rows are usable", w.inputs.MixRows)
+	}
+	plan := w.planOf(w.plans(schemas.StageSFT)).Tasks[0]
+	mixed, err := shard.Read[schemas.Example](t.Context(), w.store, plan.Inputs[len(plan.Inputs)-1])
+	if err != nil || len(mixed) != 4 {
+		t.Fatalf("%d rows are mixed in (%v)", len(mixed), err)
+	}
+	for _, e := range mixed {
+		if e.Completion[0].Content == "Leaked." {
+			t.Error("a dev prompt is trained on")
+		}
+	}
+	w.stage(schemas.StageSFT)
+	if d := cmp.Diff(ledger(43, map[schemas.Reason]int64{schemas.ReasonDev: 1}), w.sums[len(w.sums)-1].Ledger); d != "" {
+		t.Errorf("the ledger of sft (- want, + got):\n%s", d)
 	}
 }
 

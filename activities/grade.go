@@ -82,25 +82,31 @@ func doGrade(ctx context.Context, w *work) error {
 		}
 		ctx = llm.InCategory(ctx, c.Prompt.Category)
 		item := judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer}
+		ofCoTs := 0 // requests
+		if w.stage.Trained() != "" && g.HasCoT {
+			ofCoTs = w.spec.Evaluate.Votes
+		}
 		r, who, err := j.verdict(ctx, item)
 		g.Grader = who
 		if err != nil {
-			return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
+			answered := len(r.Votes) + r.Lost
+			return g, w.unanswered(err, answered, 1, w.spec.Evaluate.Votes-answered+ofCoTs)
 		}
 		g.Votes = r.Votes
-		if w.stage.Trained() != "" && g.HasCoT {
+		if ofCoTs > 0 {
 			item.CoT = c.CoT
 			r, _, err := ofCoT.verdict(ctx, item)
 			if err != nil {
-				return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
+				answered := len(r.Votes) + r.Lost
+				return g, w.unanswered(err, w.spec.Evaluate.Votes+answered, 1, w.spec.Evaluate.Votes-answered)
 			}
 			g.CoTVotes = r.Votes
 		}
-		if len(r.Votes) == 0 {
+		if len(g.Votes) == 0 {
 			g.Reason = schemas.ReasonMalformedVerdict
 			return g, nil
 		}
-		worst := worstVote(r.Votes)
+		worst := worstVote(g.Votes)
 		g.Action, g.JudgeExpects, g.Style = worst.Action, worst.Expected, worst.Style
 		return g, nil
 	})

@@ -304,7 +304,7 @@ func (s *sorting) write(ctx context.Context) error {
 		buckets := map[bucket][]schemas.Prompt{}
 		err := s.part(part, similar, func(p schemas.Prompt, normal string) {
 			if p.Reason == "" && dev[p.ID] {
-				p.Reason = schemas.ReasonHeldOut
+				p.Reason = schemas.ReasonDev
 			}
 			b := bucket{p.Category, prompts.Bucket(normal, len(s.outputs[p.Category]))}
 			buckets[b] = append(buckets[b], p)

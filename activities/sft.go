@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"slices"
 
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -21,17 +22,22 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		return nil, err
 	}
 	s := p.Spec.SFT
-	refs := m.Outputs[schemas.OutputExamples]
+	mixed, rows, err := p.mix(ctx, m.Ledger.Kept)
+	if err != nil {
+		return nil, err
+	}
+	refs := slices.Concat(m.Outputs[schemas.OutputExamples], mixed)
 	l := lineage{
 		Stage: schemas.StageSFT, Version: sftVersion, Inputs: digests(refs...),
 		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "epochs": s.Epochs, "learning_rate": s.LearningRate, "batch_size": s.BatchSize,
-			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers,
+			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers, "lora": s.Lora, "packing": s.Packing,
+			"held_out": s.HeldOut, "patience": s.Patience, "trainer": s.Trainer,
 		}),
 		Models: []model{weights(base)},
 	}
 	milestones := p.milestones(&l)
-	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)
+	t := newTask("train on the examples", m.Ledger.Kept+rows, l, schemas.OutputModel)
 	t.Inputs, t.Model, t.Milestones = refs, &base, milestones
 	return []schemas.Task{t}, nil
 }
@@ -56,17 +62,31 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 			return err
 		}
 		s := w.spec.SFT
-		trained, err := j.run(ctx, "sft", trainer.SFT{
-			Kind: "sft", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
-			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: s.BatchSize, GradientAccumulation: 1,
-			MaxLength: s.MaxLength, WarmupRatio: 0.05, TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps,
-			Device: "auto", DType: "float32", GroupByLength: true, Milestones: w.Milestones,
-		})
+		trained, err := j.run(ctx, "sft", s.TrainerSpec, trainer.SFT{
+			Kind: "sft",
+			Training: j.training(s.TrainerSpec, trainer.Training{
+				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
+				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps, Milestones: w.Milestones,
+			}),
+			Epochs: s.Epochs, BatchSize: s.BatchSize, MaxLength: s.MaxLength, WarmupRatio: 0.05,
+			Packing: s.Packing, HeldOut: s.HeldOut, Patience: s.Patience, GroupByLength: true,
+		}, nil)
 		if err != nil {
 			return err
 		}
 		// What was trained on is what the trainer says it read, not what it was to read.
-		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: schemas.Ledger{Planned: w.Planned, Kept: j.rows}})
+		ledger := schemas.Ledger{Planned: w.Planned, Kept: j.rows}
+		out := schemas.Ledger{Rejected: map[schemas.Reason]int64{}}
+		if j.heldOut > 0 {
+			out.Rejected[schemas.ReasonHeldOut] = j.heldOut
+		}
+		for _, ref := range w.Inputs {
+			if lacks := ref.Ledger.Rejected[schemas.ReasonDev]; lacks > 0 { // of the mix
+				out.Rejected[schemas.ReasonDev] = lacks
+			}
+		}
+		ledger.Add(out)
+		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
 }
 

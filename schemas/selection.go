@@ -20,7 +20,7 @@ const SelectionRule = "the highest mean of not_unsafe and not_overrefuse on the 
 func HeldOut(sums []StageSum) int64 {
 	for _, s := range sums {
 		if s.Stage == StagePrompts {
-			return s.Ledger.Rejected[ReasonHeldOut]
+			return s.Ledger.Rejected[ReasonDev]
 		}
 	}
 	return 0

@@ -47,6 +47,9 @@ type world struct {
 	// held has one prompt held out for dev, rather than be not the best, and training leave
 	// two milestones.
 	held bool
+	reports    []schemas.RunReport
+	// recorded is what the store has of what the stage took in which the run ends.
+	recorded *schemas.Usage
 }
 
 const promptRows = 12
@@ -89,7 +92,7 @@ func newWorld(t *testing.T) *world {
 		if n > 1 {
 			reason := schemas.ReasonNotBest
 			if w.held && r.Stage == schemas.StagePrompts {
-				reason = schemas.ReasonHeldOut
+				reason = schemas.ReasonDev
 			}
 			l = schemas.Ledger{Planned: n, Kept: n - 1, Rejected: map[schemas.Reason]int64{reason: 1}}
 		}
@@ -130,7 +133,17 @@ func newWorld(t *testing.T) *world {
 		return sum, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
-		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Probed: r.Probed, Notes: r.Notes}, w.unreported
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		report := schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Probed: r.Probed, Notes: r.Notes, Open: r.Open, Spent: r.Spent}
+		if w.recorded != nil && r.Open != nil {
+			report.Open.Usage = *w.recorded
+		}
+		w.reports = append(w.reports, report)
+		return report, w.unreported
+	})
+	w.OnActivity(act.Spent, mock.Anything, mock.Anything).Return(func(context.Context, schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
+		return w.earlier, nil
 	})
 	return w
 }

@@ -9,6 +9,7 @@ import (
 const (
 	EventStart       = "start"
 	EventProgress    = "progress"
+	EventEvaluation  = "evaluation"
 	EventCheckpoint  = "checkpoint"
 	EventMilestone   = "milestone"
 	EventReady       = "ready"
@@ -24,6 +25,7 @@ type Event struct {
 	TotalSteps      int                `json:"total_steps"`
 	Steps           int                `json:"steps"` // of a job that is done
 	Rows            int64              `json:"rows"`
+	HeldOut         int64              `json:"held_out"`
 	Loss            float64            `json:"loss"`
 	Metrics         map[string]float64 `json:"metrics"`
 	TokensPerSecond float64            `json:"tokens_per_second"`
