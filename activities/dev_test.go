@@ -283,7 +283,7 @@ func TestTheBestMilestoneGoesOn(t *testing.T) {
 	if s := chosen.Selection; s.Step != 4 || chosen.Model.Digest != m.Milestones[1].Model.Digest || s.Rule == "" {
 		t.Errorf("chosen is %+v with model %+v", s, chosen.Model)
 	}
-	if note := w.sums[len(w.sums)-1].Note; !strings.Contains(note, "sft: step 4 goes on") || !strings.Contains(note, "chance") {
+	if note := w.sums[len(w.sums)-1].Note; !strings.Contains(note, "step 4 of sft goes on") || !strings.Contains(note, "chance") {
 		t.Errorf("the note is %q", note)
 	}
 

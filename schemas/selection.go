@@ -103,7 +103,7 @@ func (s Selection) at(step int) DevScore {
 func (s Selection) Note() string {
 	chosen := s.Chosen()
 	n, few := chosen.Few()
-	note := fmt.Sprintf("%s: step %d goes on, the best of %d milestones on dev (%.2f; %.2f before; n = %d", s.Stage, s.Step, len(s.Scores)-1, chosen.Score, s.Start().Score, n)
+	note := fmt.Sprintf("step %d of %s goes on, the best of %d milestones on dev (%.2f; %.2f before; n = %d", s.Step, s.Stage, len(s.Scores)-1, chosen.Score, s.Start().Score, n)
 	if few {
 		return note + ", so that chance decides much)"
 	}

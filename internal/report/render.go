@@ -31,6 +31,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"interval": interval,
 	"arm":      armName,
 	"meaning":  armMeaning,
+	"sentence": sentence,
 	"asked":    asked,
 	"next":     func(i int) int { return i + 1 },
 	"join":     func(s []string) string { return strings.Join(s, " ") },
