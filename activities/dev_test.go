@@ -109,6 +109,28 @@ func TestTheMixHasNoDevPrompts(t *testing.T) {
 	}
 }
 
+func TestGradingMilestonesIsEstimated(t *testing.T) {
+	t.Parallel()
+	spec := held(t)
+	w := newWorld(t, spec, options{})
+	e, err := EstimateRun(t.Context(), w.config, w.store, w.journal, "new", spec.WithDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[schemas.Stage]Range{}
+	for _, s := range e.Stages {
+		got[s.Stage] = s.Calls
+	}
+	// Four prompts of three milestones and the start, with a vote on the answer and on its
+	// chain of thought, each asked twice where it can't be read.
+	want := Range{0, 4 * (3 + 1) * 2 * 2}
+	for _, stage := range []schemas.Stage{schemas.StageSFTGrade, schemas.StageRLGrade} {
+		if got[stage] != want {
+			t.Errorf("%s takes %v calls, want %v", stage, got[stage], want)
+		}
+	}
+}
+
 func TestSplit(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -321,6 +343,29 @@ func TestTheBestMilestoneGoesOn(t *testing.T) {
 	}
 	if n := len(models.take()); n != 0 || attempts(t, c) != started {
 		t.Errorf("%d calls were paid again, and the trainer was started %d times", n, attempts(t, c)-started)
+	}
+
+	// A preview finds it all, too; with more milestones all is trained anew.
+	for _, more := range []int{0, 1} {
+		looked := spec
+		looked.Dev.Milestones += more
+		seen, err := Preview(t.Context(), again.config, store, again.journal, PreviewRequest{Run: "looked", Spec: looked.WithDefaults(), Like: "again"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range seen {
+			switch trains := !s.Stage.Before(schemas.StageSFT); {
+			case more == 0 || !trains:
+				if s.Tasks == 0 || s.Found != s.Tasks || s.Most != 0 {
+					t.Errorf("a preview of the same run: %+v", s)
+				}
+			case s.Found != 0:
+				t.Errorf("a preview with another number of milestones: %+v", s)
+			}
+		}
+		if last := seen[len(seen)-1]; last.Stage != schemas.StageSFTGrade {
+			t.Errorf("the last stage of the preview is %s", last.Stage)
+		}
 	}
 
 	// Garbage is collected around the milestones of a run.
