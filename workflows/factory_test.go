@@ -46,8 +46,8 @@ type world struct {
 	note       string // of every stage
 	// held has one prompt held out for dev, rather than be not the best, and training leave
 	// two milestones.
-	held bool
-	reports    []schemas.RunReport
+	held    bool
+	reports []schemas.RunReport
 	// recorded is what the store has of what the stage took in which the run ends.
 	recorded *schemas.Usage
 }
