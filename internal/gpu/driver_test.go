@@ -22,30 +22,28 @@ import (
 // built is the folder of gpuprobe; its libcuda.so.1 lies in drivers.
 var built, drivers string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if built, err = os.MkdirTemp("", "gpuprobe"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+func init() { setUp = buildProbe }
+
+func buildProbe() (tearDown func(), err error) {
+	if built, err = os.MkdirTemp("", "gpuprobe"); err != nil {
+		return nil, err
+	}
+	tearDown = func() { os.RemoveAll(built) }
+	drivers = filepath.Join(built, "drivers")
+	for _, c := range [][]string{
+		{"mkdir", drivers},
+		{"gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", drivers + "/libcuda.so.1", "testdata/fakecuda/libcuda.c"},
+		{"ln", "-s", "libcuda.so.1", drivers + "/libcuda.so"},
+		{"go", "build", "-tags", "cuda", "-o", built + "/gpuprobe", "./probe"},
+	} {
+		cmd := exec.Command(c[0], c[1:]...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1", "CGO_LDFLAGS=-L"+drivers)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			tearDown()
+			return nil, fmt.Errorf("%s: %w\n%s", strings.Join(c, " "), err, out)
 		}
-		defer os.RemoveAll(built)
-		drivers = filepath.Join(built, "drivers")
-		for _, c := range [][]string{
-			{"mkdir", drivers},
-			{"gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", drivers + "/libcuda.so.1", "testdata/fakecuda/libcuda.c"},
-			{"ln", "-s", "libcuda.so.1", drivers + "/libcuda.so"},
-			{"go", "build", "-tags", "cuda", "-o", built + "/gpuprobe", "./probe"},
-		} {
-			cmd := exec.Command(c[0], c[1:]...)
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=1", "CGO_LDFLAGS=-L"+drivers)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "%s: %v\n%s", strings.Join(c, " "), err, out)
-				return 1
-			}
-		}
-		return m.Run()
-	}())
+	}
+	return tearDown, nil
 }
 
 const (
@@ -53,8 +51,8 @@ const (
 	turing = "Tesla T4:7.5:16384:15000"
 )
 
-// poses has the stand-in pose as a driver: NAME=VALUE of its variables, or nil for no driver.
-func poses(t *testing.T, env ...string) Config {
+// driver has the stand-in pose as a driver: NAME=VALUE of its variables, or nil for no driver.
+func driver(t *testing.T, env ...string) Config {
 	t.Helper()
 	for _, name := range []string{"LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "FAKECUDA_INIT", "FAKECUDA_DEVICES", "FAKECUDA_SICK"} {
 		t.Setenv(name, "") // so that it is restored
@@ -100,7 +98,7 @@ func TestDriverList(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := List(t.Context(), poses(t, tt.env...))
+			got, err := List(t.Context(), driver(t, tt.env...))
 			if tt.err != "" {
 				if schemas.KindOf(err) != schemas.Unavailable || !strings.Contains(err.Error(), tt.err) {
 					t.Fatalf("got %v, want %s", err, tt.err)
@@ -131,7 +129,7 @@ func TestDriverCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := poses(t, both)
+			c := driver(t, both)
 			inventory, err := List(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
@@ -160,7 +158,7 @@ func TestDriverCheck(t *testing.T) {
 }
 
 func TestCheckOfADeviceThatIsGone(t *testing.T) {
-	c := poses(t, "FAKECUDA_DEVICES="+hopper)
+	c := driver(t, "FAKECUDA_DEVICES="+hopper)
 	for _, d := range []Device{{Index: 1, Name: "Gone"}, {Index: 1, Name: "Gone", Fault: &Fault{"make a context", "Unknown"}}} {
 		if err := Check(t.Context(), c, d); schemas.KindOf(err) != schemas.Unavailable || !strings.Contains(err.Error(), "Gone") {
 			t.Errorf("got %v", err)
