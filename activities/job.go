@@ -26,7 +26,8 @@ type job struct {
 	*work
 	key   schemas.Key
 	dir   string
-	rows  int64 // that the trainer read
+	rows  int64  // that the trainer read
+	note  string // how it is placed on devices
 	curve []schemas.CurvePoint
 	// extra is what else a checkpoint must bring back, by file name.
 	extra  map[string]any
@@ -155,7 +156,7 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 	switch e.Event {
 	case trainer.EventStart:
 		j.rows = e.Rows
-		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps"})
+		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps", Note: j.note})
 	case trainer.EventProgress:
 		metrics := e.Metrics
 		if metrics == nil {
@@ -163,7 +164,7 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 		}
 		metrics["loss"], metrics["tokens_per_second"] = e.Loss, e.TokensPerSecond
 		j.curve = append(j.curve, schemas.CurvePoint{Step: e.Step, Metrics: metrics})
-		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Metrics: metrics})
+		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Note: j.note, Metrics: metrics})
 	case trainer.EventCheckpoint:
 		return j.checkpoint(ctx, e)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"precept/internal/gpu"
 	"precept/internal/judge"
 	"precept/internal/policy"
 	"precept/internal/reward"
@@ -72,6 +73,15 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		s := w.spec.RL
+		// A prompt is taken to be no longer than a row of the other training.
+		devices, plan, err := j.place(ctx, base, gpu.Job{
+			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Generates: true,
+		})
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
 		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
 		if err != nil {
 			return err
@@ -105,7 +115,6 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
 		rewards.Rewind(step)
-		s := w.spec.RL
 		trained, err := j.run(training, "rl", trainer.RL{
 			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
 			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
@@ -114,9 +123,10 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			// upper clip (DAPO), no division by the group's spread (Dr. GRPO), and
 			// cut answers masked.
 			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
-			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
+			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: plan.DType,
+			GradientAccumulation: aboveOne(plan.Accumulation), Placement: placement(plan),
 			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
-		}, reward.TokenEnv+"="+rewards.Token())
+		}, append(devices.env(plan.Devices), reward.TokenEnv+"="+rewards.Token())...)
 		if err != nil {
 			return err
 		}

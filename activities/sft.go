@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 
+	"precept/internal/gpu"
 	"precept/internal/trainer"
 	"precept/schemas"
 )
@@ -50,17 +51,22 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		if err != nil {
 			return err
 		}
+		s := w.spec.SFT
+		devices, plan, err := j.place(ctx, base, gpu.Job{Batch: s.BatchSize, Length: s.MaxLength, Layers: layers(s.TrainableLayers)})
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
 		from, _, err := j.resume(ctx)
 		if err != nil {
 			return err
 		}
-		s := w.spec.SFT
 		trained, err := j.run(ctx, "sft", trainer.SFT{
 			Kind: "sft", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
-			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: s.BatchSize, GradientAccumulation: 1,
+			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: plan.BatchSize, GradientAccumulation: plan.Accumulation,
 			MaxLength: s.MaxLength, WarmupRatio: 0.05, TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps,
-			Device: "auto", DType: "float32", GroupByLength: true,
-		})
+			Device: "auto", DType: plan.DType, GroupByLength: true, Placement: placement(plan),
+		}, devices.env(plan.Devices)...)
 		if err != nil {
 			return err
 		}

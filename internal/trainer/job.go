@@ -20,7 +20,18 @@ type SFT struct {
 	Device               string   `json:"device"`
 	DType                string   `json:"dtype"`
 	GroupByLength        bool     `json:"group_by_length"`
+	Placement
 }
+
+// Placement is where a job differs from one process with all it needs in memory. What is as
+// there is left out of the job's file.
+type Placement struct {
+	// Processes train together, each on a device and on BatchSize rows at a time.
+	Processes             int  `json:"processes,omitempty"`
+	GradientCheckpointing bool `json:"gradient_checkpointing,omitempty"`
+}
+
+func (p Placement) processes() int { return max(1, p.Processes) }
 
 // RL is the job of the reinforcement stage.
 type RL struct {
@@ -47,6 +58,8 @@ type RL struct {
 	Device                   string   `json:"device"`
 	DType                    string   `json:"dtype"`
 	Reward                   Reward   `json:"reward"`
+	GradientAccumulation     int      `json:"gradient_accumulation,omitempty"`
+	Placement
 }
 
 // Reward tells the job where its reward server listens. The token is in the
