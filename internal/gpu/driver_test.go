@@ -138,7 +138,8 @@ func TestDriverCheck(t *testing.T) {
 				t.Setenv("FAKECUDA_SICK", tt.sick)
 			}
 			if strings.HasSuffix(tt.sick, "hang") {
-				c.patience = 100 * time.Millisecond
+				defer func(was time.Duration) { patience = was }(patience)
+				patience = 100 * time.Millisecond
 			}
 			err = Check(t.Context(), c, inventory.Devices[1])
 			if tt.want == "" {

@@ -2,7 +2,6 @@ package gpu
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,8 +20,6 @@ type Config struct {
 	// Probe is the program gpuprobe. By default it is looked for beside the worker, and no device is
 	// looked for where it isn't there.
 	Probe string `json:"probe"`
-
-	patience time.Duration // of tests
 }
 
 // Answer is what the probe prints: a list of devices, or the fault that a check found.
@@ -33,7 +30,7 @@ type Answer struct {
 
 // patience bounds how long a driver may take: to set up a machine's many devices takes it many
 // seconds.
-const patience = 2 * time.Minute
+var patience = 2 * time.Minute
 
 // List lists the visible devices. One that is unfit is listed with its fault.
 func List(ctx context.Context, c Config) (Inventory, error) {
@@ -92,8 +89,7 @@ func (c Config) ask(ctx context.Context, op, thing string, args ...string) (answ
 	if path == "" {
 		path = beside()
 	}
-	limit := cmp.Or(c.patience, patience)
-	within, cancel := context.WithTimeout(ctx, limit)
+	within, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var out, log bytes.Buffer
 	cmd := exec.CommandContext(within, path, args...)
@@ -113,7 +109,7 @@ func (c Config) ask(ctx context.Context, op, thing string, args ...string) (answ
 		if ctx.Err() != nil {
 			return answer, context.Cause(ctx)
 		}
-		return answer, schemas.Errorf(op, thing, schemas.Unavailable, "the driver doesn't answer within %s", limit).WithHint(sickHint)
+		return answer, schemas.Errorf(op, thing, schemas.Unavailable, "the driver doesn't answer within %s", patience).WithHint(sickHint)
 	}
 	// cu itself asks for the devices while it is imported, and prints what is wrong.
 	if _, code, ok := strings.Cut(out.String(), "for details on: "); ok && err != nil {

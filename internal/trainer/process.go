@@ -121,8 +121,16 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 		if read != nil {
 			err = read
 		}
+		if err == nil {
+			// The others are about to end, too.
+			select {
+			case <-others.done:
+			case <-time.After(lingering):
+			}
+		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
-		p.err = errors.Join(err, others())
+		<-others.done
+		p.err = errors.Join(err, others.err)
 	}()
 	if err := <-started; err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
@@ -150,13 +158,18 @@ func (p *Process) start() error {
 	return nil
 }
 
-// lingering is how long the other ranks may go on after one has failed: to say what is wrong, if they
-// know. Most wait for the one that is gone, for ever.
+// lingering is how long ranks may go on after one has ended: to say what is wrong, if it failed and
+// they know. Most wait for the one that is gone, for ever.
 const lingering = 10 * time.Second
 
-// waitForOthers waits for the ranks above 0, and returns what tells how they ended. It is called at
-// the end of rank 0.
-func (p *Process) waitForOthers() func() error {
+// ended tells that the ranks above 0 have ended, and how.
+type ended struct {
+	done chan struct{}
+	err  error
+}
+
+func (p *Process) waitForOthers() *ended {
+	e := &ended{done: make(chan struct{})}
 	all := pool.New().WithErrors()
 	for i, other := range p.others {
 		all.Go(func() error {
@@ -168,7 +181,11 @@ func (p *Process) waitForOthers() func() error {
 			return fmt.Errorf("rank %d: %w", i+1, err)
 		})
 	}
-	return all.Wait
+	go func() {
+		defer close(e.done)
+		e.err = all.Wait()
+	}()
+	return e
 }
 
 // interrupted is the exit status of a process that leaves a checkpoint on request.
