@@ -8,7 +8,6 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"precept/internal/gpu"
-	"precept/internal/trainer"
 	"precept/schemas"
 )
 
@@ -127,15 +126,11 @@ func (j *job) place(ctx context.Context, base string, wants gpu.Job) (d devices,
 	return d, p, nil
 }
 
-// placement is the plan in the trainer's words.
-func placement(p gpu.Plan) trainer.Placement {
-	return trainer.Placement{Processes: aboveOne(p.Processes), GradientCheckpointing: p.Checkpointing}
-}
-
-// aboveOne leaves out what the trainer takes for granted.
-func aboveOne(n int) int {
-	if n == 1 {
-		return 0
+// checkpointing is what a spec says of it in TRL's words; nil leaves it to the plan.
+func checkpointing(spec schemas.TrainerSpec) *bool {
+	said, ok := spec.Trainer["gradient_checkpointing"].(bool)
+	if !ok {
+		return nil
 	}
-	return n
+	return &said
 }

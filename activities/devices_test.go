@@ -118,8 +118,8 @@ func TestJobsAreToldTheirDevices(t *testing.T) {
 			map[string]any{"dtype": "float32", "batch_size": 8.0, "gradient_accumulation": 1.0, "device": "auto"},
 			map[string]any{"dtype": "bfloat16", "batch_size": 4.0, "gradient_accumulation": 1.0, "device": "auto", "processes": 2.0}, "GPU-1,GPU-0"},
 		{schemas.StageRL, "rl", "alone",
-			map[string]any{"dtype": "float32", "device": "auto"},
-			map[string]any{"dtype": "bfloat16", "device": "auto"}, "GPU-1"},
+			map[string]any{"dtype": "float32", "gradient_accumulation": 1.0, "device": "auto"},
+			map[string]any{"dtype": "bfloat16", "gradient_accumulation": 1.0, "device": "auto"}, "GPU-1"},
 	}
 	for _, tt := range tests {
 		cpuPlan := does(onCPU, tt.stage)

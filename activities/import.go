@@ -74,6 +74,11 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 	if inputs.Dataset, err = a.importFiles(ctx, spec.From.Dataset, nil, p, 0, asDataset); err != nil {
 		return ref, err
 	}
+	if spec.Passes(schemas.StageSFT) {
+		if inputs.Mix, err = a.importMix(ctx, spec.SFT.Mix.Files, inputs.Suites); err != nil {
+			return ref, err
+		}
+	}
 	for name, body := range p.Files() {
 		object := schemas.PolicyPrefix(p.Digest()) + "/" + name
 		if err := a.putOnce(ctx, object, []byte(body)); err != nil {
@@ -92,7 +97,7 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 	ref = schemas.InputsRef{
 		Object: object, Digest: schemas.DigestOf(inputs), Policy: inputs.Policy,
 		Categories: len(inputs.Categories), PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
-		Hosted: hosted(a.usedEndpoints(req.Spec)),
+		Hosted: hosted(a.usedEndpoints(req.Spec)), MixRows: schemas.Rows(inputs.Mix),
 	}
 	for _, in := range inputs.Prompts {
 		ref.Unlabelled += in.Unlabelled

@@ -34,6 +34,8 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
+			"loss": s.Loss, "scale_rewards": s.ScaleRewards, "beta": s.Beta, "epsilon": s.Epsilon, "epsilon_high": s.EpsilonHigh,
+			"mask_truncated": s.MaskTruncated, "lora": s.Lora, "trainer": s.Trainer,
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
@@ -76,7 +78,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		s := w.spec.RL
 		// A prompt is taken to be no longer than a row of the other training.
 		devices, plan, err := j.place(ctx, base, gpu.Job{
-			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Generates: true,
+			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec), Generates: true, Compares: s.Beta > 0,
 		})
 		if err != nil {
 			return err
@@ -115,18 +117,17 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
 		rewards.Rewind(step)
-		trained, err := j.run(training, "rl", trainer.RL{
-			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
-			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
-			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, LearningRate: s.LearningRate,
-			// Defaults of the literature for small groups: token-level loss, a raised
-			// upper clip (DAPO), no division by the group's spread (Dr. GRPO), and
-			// cut answers masked.
-			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
-			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: plan.DType,
-			GradientAccumulation: aboveOne(plan.Accumulation), Placement: placement(plan),
+		trained, err := j.run(training, "rl", s.TrainerSpec, trainer.RL{
+			Kind: "rl",
+			Training: j.training(s.TrainerSpec, plan, trainer.Training{
+				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
+				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps,
+			}),
+			Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
+			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, Beta: s.Beta, Epsilon: s.Epsilon, EpsilonHigh: s.EpsilonHigh,
+			LossType: s.Loss, ScaleRewards: s.ScaleRewards, MaskTruncatedCompletions: *s.MaskTruncated,
 			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
-		}, append(devices.env(plan.Devices), reward.TokenEnv+"="+rewards.Token())...)
+		}, rewards.Busy, append(devices.env(plan.Devices), reward.TokenEnv+"="+rewards.Token())...)
 		if err != nil {
 			return err
 		}

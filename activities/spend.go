@@ -149,6 +149,31 @@ func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.
 	return spent, nil
 }
 
+// unclosed is the stage in which a run ends, with what its tasks have taken. One that was cut
+// off could not tell the workflow, but has recorded it.
+func (a *Activities) unclosed(ctx context.Context, req ReportRequest) (*schemas.StageProgress, error) {
+	if req.Open == nil || !req.Open.Stage.Pays() {
+		return req.Open, nil
+	}
+	all, err := a.spendings(ctx, req.Run, req.Open.Stage, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	open := *req.Open
+	for _, s := range all {
+		told := open.Usage
+		if !s.Started.Equal(req.Started) || s.Usage.Paid+s.Usage.Unanswered <= told.Paid+told.Unanswered {
+			continue
+		}
+		open.Usage = s.Usage
+		open.Usage.Cached = told.Cached // a task that paid nothing has no record
+		if req.Inputs.Categories <= schemas.CarriedCategories {
+			open.Costs = s.Costs
+		}
+	}
+	return &open, nil
+}
+
 // spendings is what the executions of a run's stage took, but for one: those in its
 // manifest, and those that came to none, of which the records of their tasks tell.
 func (a *Activities) spendings(ctx context.Context, run schemas.RunID, stage schemas.Stage, but time.Time) (all []schemas.Spending, err error) {

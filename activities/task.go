@@ -142,7 +142,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	}
 	err = do(ctx, w)
 	if errors.Is(err, errGrant) {
-		return schemas.TaskResult{Title: w.Title, Unfinished: &schemas.Unfinished{Grant: true}}, nil
+		return schemas.TaskResult{Title: w.Title, Unfinished: &schemas.Unfinished{Grant: true, Needs: account.needed()}}, nil
 	}
 	if pending := (*pendingError)(nil); errors.As(err, &pending) {
 		result.Unfinished = &schemas.Unfinished{Pending: &pending.Pending}

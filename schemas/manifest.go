@@ -124,7 +124,9 @@ type TaskResult struct {
 
 // Unfinished is why a task returned before its end.
 type Unfinished struct {
-	Grant   bool     `json:"grant,omitempty"` // its grant is spent
+	Grant bool `json:"grant,omitempty"` // its grant is spent
+	// Needs is the least grant with which it could have sent another request.
+	Needs   Cost     `json:"needs,omitzero"`
 	Pending *Pending `json:"pending,omitempty"`
 }
 
@@ -248,6 +250,7 @@ type Inputs struct {
 	Prompts    []Input    `json:"prompts"`
 	Suites     []Input    `json:"suites"`
 	Dataset    []Input    `json:"dataset,omitempty"`   // of one's own
+	Mix        []Input    `json:"mix,omitempty"`       // conversations that are trained on beside the examples; Rows are usable ones
 	Simulated  []string   `json:"simulated,omitempty"` // endpoints that are simulations
 }
 
@@ -284,6 +287,7 @@ type InputsRef struct {
 	Unlabelled int64  `json:"unlabelled,omitempty"` // prompts to be classified
 	Checks     int64  `json:"checks,omitempty"`     // labelled ones that are classified for comparison
 	Generated  int64  `json:"generated,omitempty"`  // prompts that the teacher is asked for
+	MixRows    int64  `json:"mix_rows,omitempty"`   // that are usable for SFT beside the examples
 	// Sampled is the number of evaluation answers that each arm owes.
 	Sampled   map[Arm]int64 `json:"sampled"`
 	Hosted    []string      `json:"hosted,omitempty"` // endpoints that others serve

@@ -174,7 +174,7 @@ func TestTripwiresPast(t *testing.T) {
 		{"cut", rejected(150, 0, 50), 0, "25% of the answers were cut by length"},
 		{"few kept", Ledger{Kept: 30, Rejected: map[Reason]int64{ReasonNoCoT: 90, ReasonEmpty: 80}}, 0, "15% were kept, less than min_kept 20%"},
 		{"failed", Ledger{Kept: 80, Failed: map[Reason]int64{ReasonTimedOut: 120}}, 0, "60% failed, more than max_failed 50%"},
-		{"dear", rejected(150, 50, 0), 3, "a kept row costs $0.0200, more than max_cost $0.0100"},
+		{"dear", rejected(150, 50, 0), 3, "a kept row costs $0.02, more than max_cost $0.01"},
 	} {
 		if got := spec.Past(tt.l, Usage{USD: tt.usd}); !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)

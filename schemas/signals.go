@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,7 @@ const (
 // abort, retry and set-budget. Opening and Digest bind it to one opening of the gate; a bare
 // decision binds to the opening that waits. Stage and Reason are retry's: which rows
 // that failed are asked again; without them all are. USD and Tokens are set-budget's: what
-// the run may spend in all; 0 sets no limit.
+// the run may spend in all. A limit that is not named stays as it is; 0 lifts it.
 type Decision struct {
 	Gate    Gate   `json:"gate"`
 	By      string `json:"by"`
@@ -34,8 +35,40 @@ type Decision struct {
 	Stage   Stage  `json:"stage,omitempty"`
 	Reason  Reason `json:"reason,omitempty"`
 
-	USD    float64 `json:"usd,omitempty"`
-	Tokens int64   `json:"tokens,omitempty"`
+	USD    *float64 `json:"usd,omitempty"`
+	Tokens *int64   `json:"tokens,omitempty"`
+}
+
+// Budget is what the run may spend after the decision, where it might spend before until then.
+func (d Decision) Budget(before Cost) Cost {
+	if d.USD != nil {
+		before.USD = *d.USD
+	}
+	if d.Tokens != nil {
+		before.Tokens = *d.Tokens
+	}
+	return before
+}
+
+// Limits says what the decision sets, such as "$80.00 and no limit of tokens".
+func (d Decision) Limits() string {
+	var parts []string
+	for _, unit := range []struct {
+		named bool
+		limit Cost
+		none  string
+	}{
+		{d.USD != nil, Decision{USD: d.USD}.Budget(Cost{}), "no limit of dollars"},
+		{d.Tokens != nil, Decision{Tokens: d.Tokens}.Budget(Cost{}), "no limit of tokens"},
+	} {
+		switch {
+		case unit.named && unit.limit == (Cost{}):
+			parts = append(parts, unit.none)
+		case unit.named:
+			parts = append(parts, unit.limit.String())
+		}
+	}
+	return strings.Join(parts, " and ")
 }
 
 // UnmarshalJSON refuses unknown fields: a decision whose gate or opening is misspelt
@@ -77,14 +110,17 @@ type DecisionRecord struct {
 // Opening is one opening of a gate. ID is made of gate, number and the digest of
 // what is judged.
 type Opening struct {
-	ID       string    `json:"id"`
-	Gate     Gate      `json:"gate"`
-	Number   int       `json:"number"`
-	Digest   Digest    `json:"digest"`
-	Question string    `json:"question"`
-	Takes    []string  `json:"takes"` // the verdicts
-	Command  string    `json:"command"`
-	Since    time.Time `json:"since"`
+	ID       string   `json:"id"`
+	Gate     Gate     `json:"gate"`
+	Number   int      `json:"number"`
+	Digest   Digest   `json:"digest"`
+	Question string   `json:"question"`
+	Takes    []string `json:"takes"` // the verdicts
+	// Raise is, at the budget gate, a budget of the limits that were reached that lets the run
+	// go on.
+	Raise   *Cost     `json:"raise,omitempty"`
+	Command string    `json:"command"`
+	Since   time.Time `json:"since"`
 }
 
 // The states of a run.
@@ -94,6 +130,7 @@ const (
 	StateCompleted = "completed"
 	StateRejected  = "rejected"
 	StateAborted   = "aborted"
+	StateCancelled = "cancelled"
 	StateFailed    = "failed" // bad input, or counts that don't add up
 )
 

@@ -73,7 +73,7 @@ func estimateTable(e activities.Estimate) string {
 	fmt.Fprintln(w, "stage\tendpoints\tin the journal\tcalls\tprompt tokens\tcompletion tokens\tUSD")
 	for _, s := range append(e.Stages, e.Total) {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", s.Stage, s.Endpoints, s.Answered,
-			span(s.Calls, whole), span(s.Prompt, whole), span(s.Completion, whole), span(s.USD, price))
+			span(s.Calls, whole), span(s.Prompt, whole), span(s.Completion, whole), span(s.USD, schemas.FormatDollars))
 	}
 	w.Flush() // A strings.Builder takes all.
 	for _, text := range e.Assumes {
@@ -90,11 +90,3 @@ func span(r activities.Range, write func(float64) string) string {
 }
 
 func whole(f float64) string { return fmt.Sprintf("%.0f", math.Round(f)) }
-
-// price writes an amount with as many digits as say something.
-func price(usd float64) string {
-	if usd != 0 && usd < 1 {
-		return fmt.Sprintf("$%.4f", usd)
-	}
-	return fmt.Sprintf("$%.2f", usd)
-}

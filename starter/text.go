@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -76,7 +77,7 @@ func called(u schemas.Usage) string {
 	}
 	s := fmt.Sprintf("calls %d paid, %d cached", u.Paid, u.Cached)
 	if u.USD > 0 {
-		s += fmt.Sprintf(", $%.2f", u.USD)
+		s += ", " + schemas.FormatDollars(u.USD)
 	}
 	return s
 }
@@ -146,15 +147,18 @@ func stageTable(stages []schemas.StageProgress) string {
 			time = clock(seconds(s.Seconds))
 		}
 		tasks := fmt.Sprintf("%d/%d", s.Done, s.Tasks)
-		if s.Adopted {
+		switch {
+		case s.Adopted:
 			tasks = "taken"
+		case s.Tasks == 0 && !s.Closed:
+			tasks = "-"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%d\t%d\t%.2f\t%s\n", s.Stage, tasks, s.Ledger.Kept,
-			outcomes(s.Ledger.Rejected), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, s.Usage.USD, time)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%d\t%d\t%s\t%s\n", s.Stage, tasks, s.Ledger.Kept,
+			outcomes(s.Ledger.Rejected), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, schemas.FormatDollars(s.Usage.USD), time)
 		usage.Add(s.Usage)
 		took += s.Seconds
 	}
-	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%.2f\t%s\n", failed(""), usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
+	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%s\t%s\n", failed(""), usage.Paid, usage.Cached, schemas.FormatDollars(usage.USD), clock(seconds(took)))
 	w.Flush() // A strings.Builder takes all.
 	return b.String()
 }
@@ -171,31 +175,18 @@ func moneyLines(p schemas.Progress) string {
 	}
 	u := p.Usage()
 	if u.Unanswered > 0 || u.UnansweredUSD > 0 {
-		fmt.Fprintf(&b, "Unaccounted: at most %d calls, at most %s\n", u.Unanswered, price(u.UnansweredUSD))
+		fmt.Fprintf(&b, "Unaccounted: at most %d calls, at most %s\n", u.Unanswered, schemas.FormatDollars(u.UnansweredUSD))
 	}
 	for _, s := range p.Stages {
 		if s.Projected > 0 && !s.Closed {
 			fmt.Fprintf(&b, "Projected by its rows so far: %s %s, the run %s when that ends; %s are spent\n",
-				s.Stage, price(s.Projected), price(u.USD-s.Usage.USD+s.Projected), price(u.USD))
+				s.Stage, schemas.FormatDollars(s.Projected), schemas.FormatDollars(u.USD-s.Usage.USD+s.Projected), schemas.FormatDollars(u.USD))
 		}
 	}
 	if p.Budget != nil {
-		fmt.Fprintf(&b, "Budget: %s\n", limit(*p.Budget))
+		fmt.Fprintf(&b, "Budget: %s\n", p.Budget)
 	}
 	return b.String()
-}
-
-// limit writes what may be spent.
-func limit(c schemas.Cost) string {
-	switch {
-	case c.USD > 0 && c.Tokens > 0:
-		return fmt.Sprintf("%s and %d tokens", price(c.USD), c.Tokens)
-	case c.USD > 0:
-		return price(c.USD)
-	case c.Tokens > 0:
-		return fmt.Sprintf("%d tokens", c.Tokens)
-	}
-	return "to none"
 }
 
 // categoryTables shows what became of each category's units, a table for a stage.
@@ -217,7 +208,7 @@ func categoryTables(stages []schemas.StageProgress) string {
 		for _, c := range slices.Sorted(maps.Keys(names)) {
 			cost := ""
 			if spent := s.Costs[c]; spent != (schemas.Cost{}) {
-				cost = fmt.Sprintf("\t%s\t%d tokens", price(spent.USD), spent.Tokens)
+				cost = fmt.Sprintf("\t%s\t%d tokens", schemas.FormatDollars(spent.USD), spent.Tokens)
 			}
 			fmt.Fprintf(w, "%s\t%s%s\n", c, s.ByCategory[c], cost)
 		}
@@ -235,7 +226,7 @@ func decisionLines(records []schemas.DecisionRecord) string {
 		}
 		what := r.Verdict
 		if r.Verdict == schemas.DecisionBudget {
-			what += " " + limit(schemas.Cost{USD: r.Decision.USD, Tokens: r.Decision.Tokens})
+			what += " " + "to " + r.Decision.Limits()
 		}
 		if r.Decision.Opening != "" {
 			what += " " + r.Decision.Opening
@@ -250,13 +241,12 @@ func gateBlock(run schemas.RunID, o schemas.Opening) string {
 	verdict, look := schemas.DecisionApprove, ""
 	switch o.Gate {
 	case schemas.GateBudget:
-		// What isn't named has no limit: so what the budget names is asked for.
-		larger := "--usd DOLLARS"
-		if strings.Contains(o.Command, `"tokens":`) {
-			larger = "--tokens TOKENS"
-			if strings.Contains(o.Command, `"usd":`) {
-				larger = "--usd DOLLARS --tokens TOKENS"
-			}
+		var larger []string
+		if o.Raise != nil && o.Raise.USD > 0 {
+			larger = append(larger, "--usd "+strconv.FormatFloat(o.Raise.USD, 'f', -1, 64))
+		}
+		if o.Raise != nil && o.Raise.Tokens > 0 {
+			larger = append(larger, fmt.Sprintf("--tokens %d", o.Raise.Tokens))
 		}
 		return fmt.Sprintf(`
 The run waits for a person at its %s gate (opening %s):
@@ -264,7 +254,7 @@ The run waits for a person at its %s gate (opening %s):
   %-13s starter %s %s %s --opening %s --by "YOUR NAME"
   or            %s
 
-`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), larger, o.ID, oneLine(o.Command))
+`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), strings.Join(larger, " "), o.ID, oneLine(o.Command))
 	case schemas.GateFailure:
 		verdict = schemas.DecisionResume
 	case schemas.GateDataset:
@@ -299,7 +289,7 @@ func endBlock(r schemas.RunReport) string {
 		note = ": " + oneLine(r.Note)
 	}
 	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%s%s%sReport: starter report %s\n", r.Run, r.State, note,
-		simulatedLine(r.Simulated), stageTable(ended(r).Stages), moneyLines(*ended(r)), emptyLines(r), schemas.ShellWord(string(r.Run)))
+		simulatedLine(r.Simulated), stageTable(r.Progress().Stages), moneyLines(r.Progress()), emptyLines(r), schemas.ShellWord(string(r.Run)))
 }
 
 func plural(n int, word string) string {

@@ -143,22 +143,29 @@ func longestAnswer(c config.Config) (longest time.Duration) {
 
 // boundMemory has the garbage collector run seldom, since little of what passes through
 // a worker stays, but before the heap is large: reading Parquet makes garbage faster than
-// the collector would expect. The bound moves with what is live, so that the collector
-// never works against it in vain.
+// the collector would expect. The bound moves with what is live and with the stacks, which
+// it counts too, so that the collector never works against it in vain.
 func boundMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	const least = 300 << 20
+	const least, room = 300 << 20, 160 << 20
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(least)
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	held := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"},
+		{Name: "/memory/classes/metadata/mspan/inuse:bytes"}, {Name: "/memory/classes/metadata/other:bytes"},
+	}
 	go func() {
 		for {
 			select {
 			case <-time.After(2 * time.Second):
-				metrics.Read(live)
-				debug.SetMemoryLimit(max(least, int64(live[0].Value.Uint64())*5/4))
+				metrics.Read(held)
+				var sum int64
+				for _, m := range held {
+					sum += int64(m.Value.Uint64())
+				}
+				debug.SetMemoryLimit(max(least, sum+max(room, sum/4)))
 			case <-ctx.Done():
 				return
 			}

@@ -101,8 +101,8 @@ func TestAProbeResumes(t *testing.T) {
 		t.Errorf("decided %+v", r.records)
 	}
 	filter := report.Stages[slices.IndexFunc(report.Stages, func(s schemas.StageSum) bool { return s.Stage == schemas.StageFilter })]
-	if filter.Usage.Paid != 4 {
-		t.Errorf("three tasks and a probe took %d calls", filter.Usage.Paid)
+	if filter.Usage.Paid != 3 || report.Probed.Paid != 1 {
+		t.Errorf("three tasks took %d calls, and a probe %d", filter.Usage.Paid, report.Probed.Paid)
 	}
 }
 

@@ -14,16 +14,23 @@ type Job struct {
 	Batch  int // rows of an optimizer step, or completions
 	Length int // tokens of the longest one
 	Layers int // upper layers that are trained; 0 is all, and all else
-	LoRA   *LoRA
+	Lora   *schemas.Lora
+	// Checkpointing, where it isn't nil, is said and not planned.
+	Checkpointing *bool
 	// Generates has the job write the rows of a step itself, all at once and before it trains on
 	// them, in one process.
 	Generates bool
+	// Compares has the job hold the model that it starts from beside the one it trains. With
+	// adapters the two are one.
+	Compares bool
 }
 
-// LoRA is adapters in place of full weights.
-type LoRA struct {
-	Rank   int
-	Layers int // upper layers that get them; 0 is all
+// checkpointing is what may be tried, the faster first.
+func (j Job) checkpointing() []bool {
+	if j.Checkpointing != nil {
+		return []bool{*j.Checkpointing}
+	}
+	return []bool{false, true}
 }
 
 // Number formats of a plan, in the trainer's words.
@@ -82,7 +89,7 @@ func NewPlan(devices []Device, m Model, j Job) (Plan, error) {
 			continue
 		}
 		p := place(byRoom[:n])
-		for _, p.Checkpointing = range []bool{false, true} {
+		for _, p.Checkpointing = range j.checkpointing() {
 			for _, p.BatchSize = range divisors(j.Batch / n) {
 				p.Memory = m.memory(p, j)
 				if p.Memory.Total() <= room(p.Devices[n-1].Free) {
@@ -94,7 +101,8 @@ func NewPlan(devices []Device, m Model, j Job) (Plan, error) {
 	}
 	// The least that it could be.
 	p := place(byRoom[:1])
-	p.BatchSize, p.Checkpointing = 1, true
+	tried := j.checkpointing()
+	p.BatchSize, p.Checkpointing = 1, tried[len(tried)-1]
 	p.Memory = m.memory(p, j)
 	d := p.Devices[0]
 	if p.Memory.Total() <= room(d.Total) {
@@ -146,10 +154,10 @@ func (m Model) memory(p Plan, j Job) (out Memory) {
 		}
 	}
 	out.Weights = 4 * m.Params
-	if j.LoRA != nil {
-		layers := int64(cmp.Or(j.LoRA.Layers, len(m.Layers)))
+	if j.Lora != nil {
+		layers := int64(cmp.Or(j.Lora.Layers, len(m.Layers)))
 		// Seven matrices a layer: query, key, value, output; gate, up, down.
-		trained = layers * int64(j.LoRA.Rank) * (2*(m.Hidden+m.Query) + 2*(m.Hidden+m.Key) + 3*(m.Hidden+m.Inner))
+		trained = layers * int64(j.Lora.R) * (2*(m.Hidden+m.Query) + 2*(m.Hidden+m.Key) + 3*(m.Hidden+m.Inner))
 		through = layers
 		out.Weights += 4 * trained
 	}
@@ -157,6 +165,9 @@ func (m Model) memory(p Plan, j Job) (out Memory) {
 	if p.DType == BFloat16 {
 		element = 2
 		out.Weights += 2 * m.Params // the copies that are computed with
+	}
+	if j.Compares && j.Lora == nil {
+		out.Weights += 4 * m.Params
 	}
 	out.Gradients, out.Optimizer = 4*trained, 8*trained
 	if p.Processes > 1 {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sourcegraph/conc/pool"
@@ -52,6 +53,8 @@ type Server struct {
 	token    string
 	context  context.Context
 
+	asked atomic.Int32 // requests under way
+
 	mu    sync.Mutex
 	ended bool
 	// rollouts are by step: a step that is asked for again replaces what it gave.
@@ -80,6 +83,9 @@ func (s *Server) Token() string { return s.token }
 
 // Close ends the server, once the judge's answers in flight are there: they are paid for.
 func (s *Server) Close() error { return s.http.Shutdown(context.Background()) }
+
+// Busy reports whether the job waits for rewards.
+func (s *Server) Busy() bool { return s.asked.Load() > 0 }
 
 // Rollouts returns what was rewarded so far, in the order of steps.
 func (s *Server) Rollouts() (all []schemas.Rollout) {
@@ -151,6 +157,8 @@ func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the job is to end", http.StatusGone)
 		return
 	}
+	s.asked.Add(1)
+	defer s.asked.Add(-1)
 	rollouts := make([]schemas.Rollout, len(req.Items))
 	p := pool.New().WithMaxGoroutines(max(1, s.InFlight)).WithErrors().WithContext(s.context)
 	for i, it := range req.Items {

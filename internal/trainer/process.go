@@ -33,6 +33,19 @@ type Config struct {
 	Grace schemas.Duration `json:"grace"`
 	// Threads bounds the CPU threads. 0 leaves it to torch.
 	Threads int `json:"threads"`
+	// Secrets name the variables of the worker's environment that a job gets which reports
+	// to somebody, such as WANDB_API_KEY.
+	Secrets []string `json:"secrets"`
+}
+
+// Named are the secrets that the configuration names, as they stand in an environment.
+func (c Config) Named() (env []string) {
+	for _, name := range c.Secrets {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // Process is a running job.

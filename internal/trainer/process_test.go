@@ -126,7 +126,7 @@ until [ -s "$here/pid-0" ] && [ -s "$here/pid-1" ]; do sleep 0.01; done
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			last, err := Run(t.Context(), python(t, both+tt.script), "sft", dir, SFT{Placement: Placement{Processes: 2}}, func(Event) error { return nil })
+			last, err := Run(t.Context(), python(t, both+tt.script), "sft", dir, SFT{Training: Training{Processes: 2}}, func(Event) error { return nil })
 			if schemas.KindOf(err) != tt.kind || err == nil && last.Path != "/m" {
 				t.Fatalf("got %+v, %v", last, err)
 			}
@@ -164,7 +164,7 @@ exit 3`)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("the run was canceled")
 	dir := t.TempDir()
-	last, err := Run(ctx, c, "sft", dir, SFT{Placement: Placement{Processes: 2}}, func(e Event) error {
+	last, err := Run(ctx, c, "sft", dir, SFT{Training: Training{Processes: 2}}, func(e Event) error {
 		if e.Event == EventStart {
 			cancel(stop)
 		}
@@ -182,7 +182,7 @@ exit 3`)
 }
 
 // The file of a job of one process is what it was before there were more.
-func TestPlacementIsLeftOut(t *testing.T) {
+func TestAJobThatTrainsAlone(t *testing.T) {
 	for _, job := range []any{SFT{}, RL{}} {
 		raw, err := json.Marshal(job)
 		if err != nil {

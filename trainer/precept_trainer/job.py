@@ -5,7 +5,7 @@ A field that is not known is refused, so that a misspelt setting can't be a sett
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -70,6 +70,10 @@ class Training:
     than bfloat16 can add to a weight."""
     threads: Count = 0
     """Threads on the CPU; 0 leaves it to torch."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Who else follows the training, through transformers' own callbacks."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of TRL's configuration; see `further`."""
 
 
 @dataclass(config=_config, kw_only=True)
@@ -85,7 +89,14 @@ class Sft(Training):
     max_length: Positive = 512
     """Tokens of the longest row; a longer one is refused, never cut."""
     warmup_ratio: Share = 0.05
+    packing: bool = False
+    """Puts several rows one behind the other, up to max_length tokens; each attends to itself alone. A batch is then of
+    packed rows."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the rows that is not trained on but evaluated whenever a checkpoint is saved."""
     group_by_length: bool = True
+    patience: Count = 0
+    """Evaluations without a new lowest loss after which training ends early; 0 trains to the end."""
 
 
 @dataclass(config=_config, kw_only=True)

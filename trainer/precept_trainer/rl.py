@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
 from trl import GRPOConfig, GRPOTrainer
@@ -35,6 +36,7 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
             f"gradient_accumulation {job.gradient_accumulation} does not divide the {batch} completions of a step "
             "(prompts_per_step × num_generations)"
         )
+    args = settings(job, device)
     tokenizer = load_tokenizer(job.base)
     rows = read_rows(job.data, _COLUMNS)
     for number, row in enumerate(rows):
@@ -50,25 +52,7 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=judge.rewards,
-        args=GRPOConfig(
-            **loop.settings(job, device),
-            max_steps=job.steps,
-            # One generation feeds one step, so that every checkpoint lies between two generations.
-            per_device_train_batch_size=batch // job.gradient_accumulation,
-            steps_per_generation=job.gradient_accumulation,
-            num_generations=job.num_generations,
-            max_completion_length=job.max_completion_length,
-            temperature=job.temperature,
-            beta=job.beta,
-            loss_type=job.loss_type,
-            scale_rewards=job.scale_rewards,
-            epsilon=job.epsilon,
-            epsilon_high=job.epsilon_high,
-            mask_truncated_completions=job.mask_truncated_completions,
-            shuffle_dataset=False,
-            log_completions=False,
-            num_completions_to_print=0,
-        ),
+        args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=loop.lora_config(job.lora, model),
@@ -82,6 +66,35 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
         },
     )
     return loop.train(job, trainer, reporter, tokenizer, events, stop)
+
+
+def settings(job: Rl, device: torch.device) -> GRPOConfig:
+    """TRL's configuration for the job."""
+    return loop.settings(
+        "rl",
+        GRPOConfig,
+        job,
+        device,
+        {
+            "max_steps": job.steps,
+            # One generation feeds one step, so that every checkpoint lies between two generations.
+            "per_device_train_batch_size": job.prompts_per_step * job.num_generations // job.gradient_accumulation,
+            "steps_per_generation": job.gradient_accumulation,
+            "num_generations": job.num_generations,
+            "max_completion_length": job.max_completion_length,
+            "temperature": job.temperature,
+            "beta": job.beta,
+            "loss_type": job.loss_type,
+            "scale_rewards": job.scale_rewards,
+            "epsilon": job.epsilon,
+            "epsilon_high": job.epsilon_high,
+            "mask_truncated_completions": job.mask_truncated_completions,
+            "shuffle_dataset": False,
+            "log_completions": False,
+            "num_completions_to_print": 0,
+        },
+        {},
+    )
 
 
 def in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

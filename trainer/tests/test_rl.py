@@ -86,6 +86,27 @@ def test_resumes_between_two_generations(model: Path, rl_data: Path, tmp_path: P
     assert [b["step"] for b in server.bodies] == [0, 1, 1]
 
 
+def test_a_resumed_job_draws_and_learns_what_an_uninterrupted_one_does(
+    model: Path, rl_data: Path, tmp_path: Path, serve: Serve
+) -> None:
+    server = serve(one_missing)
+    settings = job(model, rl_data, tmp_path, server.url, steps=4)
+    whole, code = call("rl", settings, tmp_path)
+    assert code == 0, whole
+    asked = {body["step"]: body for body in server.bodies}
+    curve = {e["step"]: (e["loss"], e["metrics"]["reward"]) for e in whole if e["event"] == "progress"}
+
+    server.bodies.clear()
+    checkpoint = str(tmp_path / "checkpoints" / "checkpoint-2")
+    resumed, code = call("rl", {**settings, "resume_from": checkpoint}, tmp_path)
+    assert code == 0, resumed
+    assert {body["step"]: body for body in server.bodies} == {step: asked[step] for step in (2, 3)}
+    again = {e["step"]: (e["loss"], e["metrics"]["reward"]) for e in resumed if e["event"] == "progress"}
+    assert again.keys() == {3, 4}
+    for step, point in again.items():
+        assert point == pytest.approx(curve[step], rel=1e-5, abs=1e-7)
+
+
 def test_a_reward_server_that_ends_the_job_leaves_the_last_finished_step(
     model: Path, rl_data: Path, tmp_path: Path, serve: Serve
 ) -> None:
