@@ -26,7 +26,7 @@ const (
 	ReasonMalformedVerdict Reason = "malformed verdict" // the judge's reply could not be read
 	ReasonNotBest          Reason = "not best"
 	ReasonOverQuota        Reason = "over quota"
-	ReasonHeldOut          Reason = "held out" // of training, to measure its loss
+	ReasonHeldOut          Reason = "held out"      // of training, to measure its loss
 	ReasonNoneOfThese      Reason = "none of these" // of no category of the policy
 	ReasonUnclear          Reason = "unclear"       // no majority of the votes agrees
 	ReasonOffCategory      Reason = "off category"  // a generated prompt that is of another
