@@ -239,9 +239,7 @@ func (a *account) Found(ctx context.Context, bill llm.Bill, took schemas.Usage, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sizes != nil {
-		a.sizes.found++
-		a.sizes.prompt += took.PromptTokens
-		a.sizes.completion += took.CompletionTokens
+		a.sizes.found(bill, took)
 	}
 	if !own || a.seen[bill.Key] {
 		a.usage.Cached++
@@ -255,12 +253,11 @@ func (a *account) Found(ctx context.Context, bill llm.Bill, took schemas.Usage, 
 }
 
 // Missing implements llm.Payer.
-func (a *account) Missing(_ context.Context, bill llm.Bill) {
+func (a *account) Missing(_ context.Context, bill llm.Bill, r llm.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sizes != nil {
-		a.sizes.missing++
-		a.sizes.bytes += bill.Bytes
+		a.sizes.lacking(bill, r)
 	}
 }
 

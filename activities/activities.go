@@ -27,6 +27,7 @@ type Activities struct {
 	holder  string        // names this process in leases
 	ttl     time.Duration // bounds how long a dead worker keeps others from its task
 	offline bool          // models answer from the journal alone
+	tell    func(context.Context, schemas.OutagesTold) error
 
 	mu       sync.Mutex
 	clients  map[string]*llm.Client
@@ -41,7 +42,7 @@ type Activities struct {
 // New returns the activities of a worker named holder.
 func New(c config.Config, store shard.Store, journal *shard.Journal, holder string) *Activities {
 	return &Activities{
-		config: c, store: store, journal: journal, holder: holder, ttl: leaseTTL,
+		config: c, store: store, journal: journal, holder: holder, ttl: leaseTTL, tell: signalRun,
 		clients:  map[string]*llm.Client{},
 		plans:    map[schemas.Digest]*schemas.Plan{},
 		policies: map[schemas.Digest]*policy.Policy{},

@@ -129,6 +129,11 @@ func (w *work) count(ctx context.Context, spent *schemas.Spent) error {
 func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
 	beat := startBeat(ctx)
 	defer beat.stop()
+	spent, err := a.spent(ctx, run)
+	return spent, fail(err)
+}
+
+func (a *Activities) spent(ctx context.Context, run schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
 	spent := map[schemas.Stage]schemas.Usage{}
 	for _, stage := range schemas.Stages {
 		if !stage.Pays() {
@@ -136,7 +141,7 @@ func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.
 		}
 		all, err := a.spendings(ctx, run, stage, time.Time{})
 		if err != nil {
-			return nil, fail(err)
+			return nil, err
 		}
 		var sum schemas.Usage
 		for _, s := range all {

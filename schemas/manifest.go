@@ -265,6 +265,8 @@ type Input struct {
 	// are to be classified.
 	ByCategory map[Category]int64 `json:"by_category,omitempty"`
 	Unlabelled int64              `json:"unlabelled,omitempty"`
+	// Unusable says which of the rows are rejected as they are.
+	Unusable string `json:"unusable,omitempty"`
 	// Shard holds a suite's prompts; training prompts are sharded by their stage.
 	Shard *ShardRef `json:"shard,omitempty"`
 }
@@ -292,4 +294,5 @@ type InputsRef struct {
 	Sampled   map[Arm]int64 `json:"sampled"`
 	Hosted    []string      `json:"hosted,omitempty"` // endpoints that others serve
 	Simulated []string      `json:"simulated,omitempty"`
+	Notes     []string      `json:"notes,omitempty"` // for people to know
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -380,26 +379,13 @@ func (s *RunSpec) UnmarshalJSON(b []byte) error {
 	dec.DisallowUnknownFields()
 	var p plain
 	if err := dec.Decode(&p); err != nil {
-		return E("read run spec", "", InvalidInput, plainJSONError(err))
+		return E("read run spec", "", InvalidInput, hinted(Explain(b, p, err), "check the spelling against schemas/runspec.schema.json"))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return Errorf("read run spec", "", InvalidInput, "there is more after the JSON object")
 	}
 	*s = RunSpec(p)
 	return nil
-}
-
-var unknownField = regexp.MustCompile(`^json: unknown field "(.*)"$`)
-
-func plainJSONError(err error) error {
-	var typ *json.UnmarshalTypeError
-	if errors.As(err, &typ) {
-		return fmt.Errorf("field %q: a %s can't be read as %s", typ.Field, typ.Value, typ.Type)
-	}
-	if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-		return fmt.Errorf("unknown field %q; check the spelling against schemas/runspec.schema.json", m[1])
-	}
-	return err
 }
 
 // Validate reports everything that is wrong with s, whose defaults are filled

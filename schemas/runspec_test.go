@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -44,12 +45,59 @@ func TestSpecSurvivesJSON(t *testing.T) {
 	}
 }
 
+// TestMisfitsSayNothingOfGo: whatever stands in a field, the error names it, and no type of Go.
+func TestMisfitsSayNothingOfGo(t *testing.T) {
+	raw, err := json.Marshal(RunSpec{Name: "x", Synthesize: SynthesizeSpec{Teacher: Role{{Endpoint: "a", Fallback: []string{"b"}}}}}.WithDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole map[string]any
+	if err := json.Unmarshal(raw, &whole); err != nil {
+		t.Fatal(err)
+	}
+	bad := 0
+	for name := range whole {
+		for _, value := range []any{true, 1.5, "word", []any{3}, map[string]any{"odd": 1}} {
+			changed := maps.Clone(whole)
+			changed[name] = value
+			raw, err := json.Marshal(changed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var s RunSpec
+			if err = json.Unmarshal(raw, &s); err == nil {
+				continue
+			}
+			bad++
+			if text := err.Error(); !strings.Contains(text, name) || strings.Contains(text, "Go ") || strings.Contains(text, "schemas.") && !strings.Contains(text, "schema.json") || strings.Contains(text, "json: ") {
+				t.Errorf("%s as %v: %s", name, value, text)
+			}
+		}
+	}
+	if bad < len(whole) {
+		t.Errorf("only %d misfits", bad)
+	}
+}
+
 func TestBadSpecs(t *testing.T) {
 	tests := []struct{ name, spec, want string }{
 		{"typo", `{"name":"x","synthesise":{}}`, `unknown field "synthesise"`},
-		{"nested typo", `{"name":"x","filter":{"treshold":1}}`, `unknown field "treshold"`},
-		{"wrong type", `{"name":"x","filter":{"votes":"three"}}`, `filter.votes`},
-		{"duration as number", `{"name":"x","gates":{"timeout":3}}`, `a duration is a string`},
+		{"nested typo", `{"name":"x","filter":{"treshold":1}}`, `unknown field "filter.treshold"`},
+		{"wrong type", `{"name":"x","filter":{"votes":"three"}}`, `read run spec: filter.votes: want a whole number, got "three"`},
+		{"a fraction", `{"name":"x","synthesize":{"samples":1.5}}`, `synthesize.samples: want a whole number, got 1.5`},
+		{"a number as text", `{"name":"x","filter":{"threshold":"high"}}`, `filter.threshold: want a number, got "high"`},
+		{"a text as number", `{"name":7}`, `name: want a text, got 7`},
+		{"a word for true", `{"name":"x","sft":{"skip":"yes"}}`, `sft.skip: want true or false, got "yes"`},
+		{"one for a list", `{"name":"x","evaluate":{"arms":"rl"}}`, `evaluate.arms: want a list, got "rl"`},
+		{"deep in a list", `{"name":"x","prompts":{"imports":[{"path":"a"},{"path":["b"]}]}}`, `prompts.imports[1].path: want a text, got a list`},
+		{"deep in a map", `{"name":"x","refresh":{"filter":true}}`, `refresh.filter: want a text, got true`},
+		{"a list for an object", `{"name":"x","filter":[1]}`, `filter: want an object, got a list`},
+		{"a list for all", `[1]`, `read run spec: want an object, got a list`},
+		{"a role's route", `{"name":"x","filter":{"judge":[{"endpoint":"a"},{"endpoint":3}]}}`, `filter.judge[1].endpoint: want a text, got 3`},
+		{"a role's typo", `{"name":"x","filter":{"judge":[{"endpont":"a"}]}}`, `unknown field "filter.judge[0].endpont"; a route has`},
+		{"no role", `{"name":"x","filter":{"judge":7}}`, `filter.judge: want an endpoint's name or a list of routes`},
+		{"a role without routes", `{"name":"x","filter":{"judge":[]}}`, `filter.judge: it needs a route; the list is empty`},
+		{"duration as number", `{"name":"x","gates":{"timeout":3}}`, `gates.timeout: a duration is a string such as "90m", not 3`},
 		{"two objects", `{"name":"x"} {}`, `after top-level value`},
 		{"no name", `{}`, "name is missing"},
 		{"negative votes", `{"name":"x","filter":{"votes":-1}}`, "filter.votes is -1"},

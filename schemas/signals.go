@@ -79,10 +79,8 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	dec.DisallowUnknownFields()
 	var p plain
 	if err := dec.Decode(&p); err != nil {
-		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens", m[1])
-		}
-		return E("read decision", "", InvalidInput, err)
+		return E("read decision", "", InvalidInput,
+			hinted(Explain(b, p, err), "a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens"))
 	}
 	*d = Decision(p)
 	return nil
@@ -183,7 +181,9 @@ type Progress struct {
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
 	Simulated []string         `json:"simulated,omitempty"`
 	Notes     []string         `json:"notes,omitempty"` // for people to know
-	Started   time.Time        `json:"started"`
+	// Outages are the endpoints that what is under way asks in vain.
+	Outages []Outage  `json:"outages,omitempty"`
+	Started time.Time `json:"started"`
 	// Probed is what it took to ask endpoints who answers, and Spent what no stage that is
 	// shown has taken: stages that the run has gone back behind.
 	Probed Usage `json:"probed,omitzero"`
@@ -215,9 +215,11 @@ type TaskFailure struct {
 	Rows int64 `json:"rows,omitempty"`
 	// Account says that an endpoint refuses the account, or has no such model any more: no
 	// row's fault. Endpoint is the one to look after, where it is the configuration's: of
-	// an account that is refused, or of an outage.
-	Account  bool   `json:"account,omitempty"`
-	Endpoint string `json:"endpoint,omitempty"`
+	// an account that is refused, or of an outage. Or names the others of its route, each of
+	// which would do.
+	Account  bool     `json:"account,omitempty"`
+	Endpoint string   `json:"endpoint,omitempty"`
+	Or       []string `json:"or,omitempty"`
 }
 
 // TaskProgress is the heartbeat of a running task: a hint for people.

@@ -61,7 +61,7 @@ func (a *app) printProgress(run schemas.RunID, p schemas.Progress, byCategory bo
 		name += " (" + p.Name + ")"
 	}
 	fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(name), p.State, p.Stage)
-	fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), stageTable(p.Stages), moneyLines(p))
+	fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), outageLines(p.Outages), stageTable(p.Stages), moneyLines(p))
 	if byCategory {
 		fmt.Fprint(a.out, categoryTables(p.Stages))
 	}

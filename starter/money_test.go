@@ -89,20 +89,55 @@ Budget: $20.00
 
 func TestEstimateTable(t *testing.T) {
 	span := func(low, high float64) activities.Range { return activities.Range{Low: low, High: high} }
-	got := estimateTable(activities.Estimate{
-		Stages: []activities.StageEstimate{
-			{Stage: schemas.StageSynthesize, Endpoints: "teacher", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000.4), Completion: span(50, 100), USD: span(0.125, 1.5)},
+	few, many := 40.0, 110.4
+	likely := activities.Likely{
+		From: "from 300 recorded answers to its own requests", Answers: 300, Calls: 20, Prompt: 8100, Cached: 800, Completion: 60, USD: 0.5,
+		PerAnswer: &activities.PerAnswer{
+			Prompt: activities.Spread{Mean: 405.4, Deviation: &many}, Cached: activities.Spread{Mean: 40}, Completion: activities.Spread{Mean: 3, Deviation: &few},
 		},
-		Total:   activities.StageEstimate{Stage: "all", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9000), Completion: span(50, 100), USD: span(0.125, 1.5)},
-		Assumes: []string{"a token is 4 bytes"},
-	})
-	want := `stage       endpoints  in the journal  calls  prompt tokens  completion tokens  USD
-synthesize  teacher    300             20     8000 to 9000   50 to 100          $0.12 to $1.50
-all                    300             20     8000 to 9000   50 to 100          $0.12 to $1.50
+	}
+	synthesize := activities.StageEstimate{
+		Stage: schemas.StageSynthesize, Endpoints: "teacher", Answered: 300, Calls: span(20, 20), Prompt: span(8000, 9999.4), Completion: span(50, 12345),
+		USD: span(0.125, 1.5), Likely: &likely,
+	}
+	total := synthesize
+	total.Stage, total.Endpoints, total.Prompt, total.Completion = "all", "", span(8000, 4_567_890), span(50, 999_960)
+	for _, tt := range []struct {
+		name string
+		e    activities.Estimate
+		want string
+	}{
+		{"some is unknown", activities.Estimate{
+			Stages:  []activities.StageEstimate{synthesize, {Stage: schemas.StageRL, Endpoints: "judge", Calls: span(0, 20), Untold: "no answer is recorded"}},
+			Total:   total,
+			Budget:  &activities.Outlook{Budget: schemas.Cost{USD: 0.25}, Spent: schemas.Cost{USD: 0.01, Tokens: 70}, Passes: "likely"},
+			Assumes: []string{"a token is 4 bytes"},
+		}, `stage       endpoints  recorded  calls    prompt tokens  completion tokens  USD             likely
+synthesize  teacher    300       20       8000 to 9999   50 to 12.3k        $0.12 to $1.50  $0.50
+rl          judge      0         0 to 20  0              0                  $0.00           unknown
+all                    300       20       8000 to 4.6M   50 to 1.0M         $0.12 to $1.50  $0.50 and unknown
+Recorded answers were paid for earlier: they cost nothing now.
+Likely, synthesize: 20 calls, from 300 recorded answers to its own requests: 405 ± 110 prompt tokens (40 of them cached) and 3 ± 40 completion tokens each
+Likely, rl: unknown, since no answer is recorded
+A trial (starter try) or a pilot (start --set prompts.limit=20) records answers that tell it.
+Budget: $0.25 ($0.01 and 70 tokens of it are spent); the likely figure passes it: the run would most likely pause at its gate budget
 Assumed: a token is 4 bytes
-`
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("(- want, + got)\n%s", d)
+`},
+		{"nothing is left", activities.Estimate{
+			Stages: []activities.StageEstimate{{Stage: schemas.StageFilter, Endpoints: "judge", Answered: 3, Likely: &activities.Likely{}}},
+			Total:  activities.StageEstimate{Stage: "all", Answered: 3, Likely: &activities.Likely{}},
+			Budget: &activities.Outlook{Budget: schemas.Cost{Tokens: 7}},
+		}, `stage   endpoints  recorded  calls  prompt tokens  completion tokens  USD    likely
+filter  judge      3         0      0              0                  $0.00  $0.00
+all                3         0      0              0                  $0.00  $0.00
+Recorded answers were paid for earlier: they cost nothing now.
+Nothing is left to pay.
+Budget: 7 tokens; the high end is within it
+`},
+	} {
+		if d := cmp.Diff(tt.want, estimateTable(tt.e)); d != "" {
+			t.Errorf("%s (- want, + got)\n%s", tt.name, d)
+		}
 	}
 }
 

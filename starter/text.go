@@ -39,6 +39,25 @@ func clip(s string, n int) string {
 	return string([]rune(s)[:max(n-1, 0)]) + "…"
 }
 
+// wrap writes a text indented, in lines that fit a terminal of 100 columns.
+func wrap(s string) string {
+	const indented, columns = "    ", 100
+	var b strings.Builder
+	line := indented
+	for _, word := range strings.Fields(oneLine(s)) {
+		if line != indented && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns {
+			b.WriteString(line + "\n")
+			line = indented
+		}
+		if line != indented {
+			line += " "
+		}
+		line += word
+	}
+	b.WriteString(line + "\n")
+	return b.String()
+}
+
 // sized writes a number of bytes for people: "512 B", "1.5 kB", "23 GB".
 func sized(n int64) string {
 	size, unit := float64(n), "B"
@@ -64,6 +83,9 @@ func outcomes(m map[schemas.Reason]int64) (n int64) {
 // counted is what became of a stage's units, in short.
 func counted(l schemas.Ledger) string {
 	s := fmt.Sprintf("kept %d, rejected %d", l.Kept, outcomes(l.Rejected))
+	if l.Checked > 0 {
+		s += fmt.Sprintf(", checked %d", l.Checked)
+	}
 	if n := l.Missing(); n > 0 {
 		s += fmt.Sprintf(", failed %d", n)
 	}
@@ -125,18 +147,29 @@ func noteLines(notes []string) string {
 	return b.String()
 }
 
+// outageLines names the endpoints that answer nobody.
+func outageLines(outages []schemas.Outage) string {
+	var b strings.Builder
+	for _, o := range outages {
+		fmt.Fprintf(&b, "Outage: %s\n", oneLine(o.String()))
+	}
+	return b.String()
+}
+
 // stageTable shows stages with their counts and the time each took.
 func stageTable(stages []schemas.StageProgress) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	missing := slices.ContainsFunc(stages, func(s schemas.StageProgress) bool { return s.Ledger.Missing() > 0 })
-	failed := func(what any) string { // a column where there is something to say
-		if !missing {
-			return ""
+	// A column stands there where there is something to say.
+	column := func(says func(schemas.Ledger) int64) func(what any) string {
+		if !slices.ContainsFunc(stages, func(s schemas.StageProgress) bool { return says(s.Ledger) > 0 }) {
+			return func(any) string { return "" }
 		}
-		return fmt.Sprintf("%v\t", what)
+		return func(what any) string { return fmt.Sprintf("%v\t", what) }
 	}
-	fmt.Fprintf(w, "stage\ttasks\tkept\trejected\t%scalls paid\tcached\tUSD\ttime\n", failed("failed"))
+	failed := column(schemas.Ledger.Missing)
+	checked := column(func(l schemas.Ledger) int64 { return l.Checked })
+	fmt.Fprintf(w, "stage\ttasks\tkept\trejected\t%s%scalls paid\tcached\tUSD\ttime\n", checked("checked"), failed("failed"))
 	var (
 		usage schemas.Usage
 		took  float64
@@ -153,12 +186,12 @@ func stageTable(stages []schemas.StageProgress) string {
 		case s.Tasks == 0 && !s.Closed:
 			tasks = "-"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%d\t%d\t%s\t%s\n", s.Stage, tasks, s.Ledger.Kept,
-			outcomes(s.Ledger.Rejected), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, schemas.FormatDollars(s.Usage.USD), time)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%s%d\t%d\t%s\t%s\n", s.Stage, tasks, s.Ledger.Kept,
+			outcomes(s.Ledger.Rejected), checked(s.Ledger.Checked), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, schemas.FormatDollars(s.Usage.USD), time)
 		usage.Add(s.Usage)
 		took += s.Seconds
 	}
-	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%s\t%s\n", failed(""), usage.Paid, usage.Cached, schemas.FormatDollars(usage.USD), clock(seconds(took)))
+	fmt.Fprintf(w, "all\t\t\t\t%s%s%d\t%d\t%s\t%s\n", checked(""), failed(""), usage.Paid, usage.Cached, schemas.FormatDollars(usage.USD), clock(seconds(took)))
 	w.Flush() // A strings.Builder takes all.
 	return b.String()
 }

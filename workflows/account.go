@@ -3,6 +3,7 @@ package workflows
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -28,12 +29,13 @@ const (
 	longestProbe = 12 * time.Hour
 )
 
-// probing looks after an endpoint, if one is named, while opening waits, until the function that it
-// returns is called.
-func (f *factory) probing(ctx workflow.Context, opening *schemas.Opening, endpoint string) (stop func()) {
-	if endpoint == "" {
+// probing looks after the endpoint that a failure names, or those of which any would do, while
+// opening waits, until the function that it returns is called.
+func (f *factory) probing(ctx workflow.Context, opening *schemas.Opening, failure schemas.TaskFailure) (stop func()) {
+	if failure.Endpoint == "" {
 		return func() {}
 	}
+	endpoint := strings.Join(append([]string{failure.Endpoint}, failure.Or...), " or ")
 	opening.Question = then(opening.Question, fmt.Sprintf("Endpoint %s is asked for a word from time to time, and the run goes on when it answers; to try at once, resume", endpoint))
 	pause := f.probePause(workflow.Now(ctx))
 	looking, cancel := workflow.WithCancel(ctx)
@@ -46,7 +48,7 @@ func (f *factory) probing(ctx workflow.Context, opening *schemas.Opening, endpoi
 		}
 		var usage schemas.Usage
 		err := workflow.ExecuteActivity(probes(ctx, pause, endpoint), act.Probe,
-			activities.ProbeRequest{Spec: f.spec, Endpoint: endpoint}).Get(ctx, &usage)
+			activities.ProbeRequest{Spec: f.spec, Endpoint: failure.Endpoint, Or: failure.Or}).Get(ctx, &usage)
 		f.carried.Probed.Add(usage)
 		if err != nil || f.answer != nil {
 			return // decided, or nothing that could be asked

@@ -52,6 +52,8 @@ type factory struct {
 	writing int     // decisions being recorded
 	// pending is what tasks have taken that wait for batches.
 	pending map[int]schemas.FailedTask
+	// outages is what open activities tell of endpoints.
+	outages map[schemas.Teller][]schemas.Outage
 }
 
 func newFactory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carried) *factory {
@@ -163,6 +165,7 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.adopt(ctx, &inputs); err != nil {
 		return err
 	}
+	f.note(inputs.Notes)
 	if err := f.checkBatches(ctx); err != nil {
 		return err
 	}
@@ -193,8 +196,11 @@ func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
 	for {
 		served = schemas.Served{}
 		err := f.retrying(ctx, schemas.StagePrompts, func() error {
-			return workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served,
+			over := f.asking(ctx, schemas.TellerServed)
+			err := workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served,
 				activities.ServedRequest{Spec: f.spec, Policy: inputs.Policy}).Get(ctx, &served)
+			over()
+			return err
 		})
 		if err != nil {
 			return err

@@ -79,7 +79,7 @@ func (f *factory) failed(ctx workflow.Context, part *schemas.OpenStage, failure 
 		opening.Takes = append([]string{schemas.DecisionApprove}, opening.Takes...)
 		opening.Question = then(opening.Question, fmt.Sprintf("To ask for the %d rows that failed again, resume; to go on without them, approve: retry asks for them later", rows))
 	}
-	defer f.probing(ctx, &opening, taskFailure(failure).Endpoint)()
+	defer f.probing(ctx, &opening, taskFailure(failure))()
 	got, err := f.wait(ctx, opening)
 	if err != nil {
 		return "", err
@@ -260,6 +260,7 @@ func (f *factory) listen(ctx workflow.Context) error {
 			return err
 		}
 	}
+	f.hear(ctx)
 	return workflow.SetQueryHandlerWithOptions(ctx, schemas.QueryProgress,
 		func() (schemas.Progress, error) { return f.progress(), nil },
 		workflow.QueryHandlerOptions{Description: "stage, counts, cost, and what the run waits for"})

@@ -37,6 +37,7 @@ func (f *factory) progress() schemas.Progress {
 	if f.carried.Inputs != nil {
 		p.Simulated = f.carried.Inputs.Simulated
 	}
+	p.Outages = schemas.Outages(f.outages)
 	p.Probed = f.carried.Probed
 	p.Spent = schemas.SumOf(f.carried.Spent)
 	if budget := f.budget(); budget != (schemas.Cost{}) {
@@ -82,6 +83,9 @@ func details(p schemas.Progress) string {
 	}
 	if len(p.Simulated) > 0 {
 		fmt.Fprintf(&b, "*Simulated, not real models: %s*\n\n", strings.Join(p.Simulated, ", "))
+	}
+	for _, o := range p.Outages {
+		fmt.Fprintf(&b, "**%s**\n\n", o)
 	}
 	for _, n := range p.Notes {
 		fmt.Fprintf(&b, "*%s*\n\n", n)

@@ -196,10 +196,12 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 		defer open.Release(1)
 		for {
 			var result schemas.TaskResult
+			over := f.asking(ctx, schemas.TaskTeller(part.Stage, t.Index))
 			err := workflow.ExecuteActivity(working(ctx, part.Stage, t.Index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
 				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: t.Index, Started: part.Started, Grant: grant, Unchecked: part.Unchecked,
 				MayMiss: mayMiss, Retry: f.retries(part.Stage),
 			}).Get(ctx, &result)
+			over()
 			if err != nil {
 				told := taskFailure(err)
 				before := t

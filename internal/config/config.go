@@ -4,7 +4,9 @@
 package config
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"maps"
 	"os"
 	"regexp"
@@ -63,8 +65,15 @@ func Load(path string) (Config, error) {
 	if len(missing) > 0 {
 		return c, schemas.Errorf(op, path, schemas.InvalidInput, "the environment lacks %v", missing)
 	}
-	if err := yaml.UnmarshalStrict([]byte(text), &c); err != nil {
-		return c, schemas.E(op, path, schemas.InvalidInput, err)
+	var inJSON json.RawMessage
+	keep := func(d *json.Decoder) *json.Decoder {
+		if d.Decode(&inJSON) != nil {
+			return d
+		}
+		return json.NewDecoder(bytes.NewReader(inJSON))
+	}
+	if err := yaml.UnmarshalStrict([]byte(text), &c, keep); err != nil {
+		return c, schemas.E(op, path, schemas.InvalidInput, schemas.Explain(inJSON, c, err))
 	}
 	if c.Store.Bucket == "" {
 		return c, schemas.Errorf(op, path, schemas.InvalidInput, "store.bucket is missing")

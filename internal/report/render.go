@@ -104,10 +104,10 @@ type rowView struct {
 
 type stageView struct {
 	schemas.StageSum
-	Unended  bool   // the run ended in it
-	Share    string // kept of planned, as a CSS length
-	Rejected []reasonCount
-	Failed   []reasonCount
+	Unended bool          // the run ended in it
+	Share   string        // kept of planned, as a CSS length
+	Rest    []reasonCount // that didn't fail
+	Failed  []reasonCount
 }
 
 type reasonCount struct {
@@ -262,7 +262,10 @@ func newSuiteView(s suite) (suiteView, error) {
 }
 
 func newStageView(sum schemas.StageSum) stageView {
-	v := stageView{StageSum: sum, Rejected: reasons(sum.Ledger.Rejected), Failed: reasons(sum.Ledger.Failed)}
+	v := stageView{StageSum: sum, Rest: reasons(sum.Ledger.Rejected), Failed: reasons(sum.Ledger.Failed)}
+	if n := sum.Ledger.Checked; n > 0 {
+		v.Rest = append([]reasonCount{{"checked", n}}, v.Rest...)
+	}
 	if sum.Ledger.Planned > 0 {
 		// Rounded down: 100% means all.
 		v.Share = fmt.Sprintf("%d%%", min(100, 100*sum.Ledger.Kept/sum.Ledger.Planned))
