@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"precept/internal/gpu"
 	"precept/internal/judge"
 	"precept/internal/policy"
 	"precept/internal/reward"
@@ -74,6 +75,15 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		s := w.spec.RL
+		// A prompt is taken to be no longer than a row of the other training.
+		devices, plan, err := j.place(ctx, base, gpu.Job{
+			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec), Generates: true, Compares: s.Beta > 0,
+		})
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
 		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
 		if err != nil {
 			return err
@@ -107,10 +117,9 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
 		rewards.Rewind(step)
-		s := w.spec.RL
 		trained, err := j.run(training, "rl", s.TrainerSpec, trainer.RL{
 			Kind: "rl",
-			Training: j.training(s.TrainerSpec, trainer.Training{
+			Training: j.training(s.TrainerSpec, plan, trainer.Training{
 				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
 				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps,
 			}),
@@ -118,7 +127,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, Beta: s.Beta, Epsilon: s.Epsilon, EpsilonHigh: s.EpsilonHigh,
 			LossType: s.Loss, ScaleRewards: s.ScaleRewards, MaskTruncatedCompletions: *s.MaskTruncated,
 			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
-		}, rewards.Busy, reward.TokenEnv+"="+rewards.Token())
+		}, rewards.Busy, append(devices.env(plan.Devices), reward.TokenEnv+"="+rewards.Token())...)
 		if err != nil {
 			return err
 		}

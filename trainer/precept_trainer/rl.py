@@ -25,6 +25,9 @@ _COLUMNS = ["prompt", "prompt_id", "category", "intent", "language", "source"]
 
 def run(job: Rl, events: Events, stop: StopRequest) -> int:
     """Trains against the judge and returns the exit code."""
+    if job.processes > 1:
+        # Each would ask for the rewards of its own part of a step, and the server takes a step as one.
+        raise invalid(f"processes is {job.processes}: RL trains in one process")
     set_seed(job.seed)
     device = device_of(job.device, job.threads)
     batch = job.prompts_per_step * job.num_generations
