@@ -2,6 +2,8 @@ package activities
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"precept/internal/judge"
@@ -13,7 +15,7 @@ import (
 )
 
 // rlVersion changes when the same job trains another model.
-const rlVersion = 4
+const rlVersion = 5
 
 // rl plans the one task of reinforcement learning, from the SFT model or, where
 // SFT is skipped, from the base.
@@ -34,6 +36,7 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
+			"rewards": s.Rewards.Normalised(),
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
 	}
@@ -80,6 +83,10 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		s, weights, flat := w.spec.RL, w.spec.RL.Rewards.Normalised(), flatSteps
+		if w.trip == nil {
+			flat = 0
+		}
 		// Judge calls that are under way when the job ends are waited for, since they are paid
 		// for: only the training is stopped.
 		training, stop := context.WithCancelCause(ctx)
@@ -89,10 +96,14 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 				router: router,
 				judge:  judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			},
-			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
-			InFlight: router.inFlight(),
-			Ends:     stopsAll,
-			End:      stop,
+			Policy:     func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
+			Weights:    weights,
+			InFlight:   router.inFlight(),
+			Group:      s.Generations,
+			Ends:       stopsAll,
+			MaxMissing: *s.MaxMissing,
+			FlatSteps:  flat,
+			End:        stop,
 		})
 		if err != nil {
 			return err
@@ -105,7 +116,6 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
 		rewards.Rewind(step)
-		s := w.spec.RL
 		trained, err := j.run(training, "rl", trainer.RL{
 			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
 			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
@@ -115,10 +125,19 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			// cut answers masked.
 			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
 			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
-			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
+			Reward: trainer.Reward{
+				URL: rewards.URL(), TokenEnv: reward.TokenEnv, Weights: weights,
+				TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds(),
+			},
 		}, reward.TokenEnv+"="+rewards.Token())
+		if flat := (*reward.FlatError)(nil); errors.As(err, &flat) {
+			return tripped(flat)
+		}
 		if err != nil {
 			return err
+		}
+		if rewards.Flat() {
+			w.notes.add(fmt.Sprintf("rl: no two completions of a prompt were rewarded differently in any of the %d steps, so that nothing was learned", s.Steps))
 		}
 		rollouts := rewards.Rollouts()
 		ledger := schemas.Ledger{Planned: w.Planned}
@@ -144,6 +163,18 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
+}
+
+// flatSteps is after how many steps in which nothing is to be learned a job stops to say so.
+const flatSteps = 10
+
+// tripped is the tripwire's error for a job whose rewards don't differ.
+func tripped(flat *reward.FlatError) error {
+	e := &trippedError{text: "tripwire: " + flat.Error()}
+	for _, r := range flat.Last {
+		e.rejected = append(e.rejected, r)
+	}
+	return e
 }
 
 // rewardedWithin is how long a job waits for a step's rewards. In an outage each of them

@@ -12,6 +12,7 @@ import (
 
 	"precept/internal/llm"
 	"precept/internal/policy"
+	"precept/internal/reward"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -75,7 +76,7 @@ func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx cont
 			failure.Rows = int64(rows.rows)
 		}
 		failure.Account = llm.IsAccount(err)
-		if (failure.Account || llm.IsOutage(err)) && req.Stage != schemas.StageSample {
+		if (failure.Account || llm.IsOutage(err) || errors.As(err, new(*reward.MissingError))) && req.Stage != schemas.StageSample {
 			failure.Endpoint = llm.AskedBy(err)
 		}
 		return schemas.TaskResult{}, fail(err, failure)
