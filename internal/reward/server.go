@@ -197,10 +197,10 @@ func (s *Server) judgeAll(req request) ([]schemas.Rollout, error) {
 	}
 	s.mu.Lock()
 	s.steps.put(rollouts)
-	flat := s.steps.flat(req.Step, req.all(), s.Group)
+	flat, step := s.steps.flat(req.Step, req.all(), s.Group), s.steps.all(req.Step)
 	s.mu.Unlock()
 	if s.FlatSteps > 0 && flat >= s.FlatSteps {
-		err := &FlatError{Step: req.Step, Steps: flat, Last: rollouts}
+		err := &FlatError{Step: req.Step, Steps: flat, Last: step}
 		s.end(err)
 		return nil, err
 	}
