@@ -2,6 +2,8 @@ package activities
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"precept/internal/gpu"
@@ -14,7 +16,7 @@ import (
 )
 
 // rlVersion changes when the same job trains another model.
-const rlVersion = 4
+const rlVersion = 5
 
 // rl plans the one task of reinforcement learning, from the SFT model or, where
 // SFT is skipped, from the base.
@@ -37,6 +39,7 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 			"loss": s.Loss, "scale_rewards": s.ScaleRewards, "beta": s.Beta, "epsilon": s.Epsilon, "epsilon_high": s.EpsilonHigh,
 			"mask_truncated": s.MaskTruncated, "lora": s.Lora, "trainer": s.Trainer,
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
+			"rewards": s.Rewards.Normalised(),
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
 	}
@@ -92,6 +95,10 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		s, weights, flat := w.spec.RL, w.spec.RL.Rewards.Normalised(), flatSteps
+		if w.trip == nil {
+			flat = 0
+		}
 		// Judge calls that are under way when the job ends are waited for, since they are paid
 		// for: only the training is stopped.
 		training, stop := context.WithCancelCause(ctx)
@@ -101,10 +108,14 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 				router: router,
 				judge:  judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			},
-			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
-			InFlight: router.inFlight(),
-			Ends:     stopsAll,
-			End:      stop,
+			Policy:     func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
+			Weights:    weights,
+			InFlight:   router.inFlight(),
+			Group:      s.Generations,
+			Ends:       stopsAll,
+			MaxMissing: *s.MaxMissing,
+			FlatSteps:  flat,
+			End:        stop,
 		})
 		if err != nil {
 			return err
@@ -126,10 +137,19 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
 			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, Beta: s.Beta, Epsilon: s.Epsilon, EpsilonHigh: s.EpsilonHigh,
 			LossType: s.Loss, ScaleRewards: s.ScaleRewards, MaskTruncatedCompletions: *s.MaskTruncated,
-			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
+			Reward: trainer.Reward{
+				URL: rewards.URL(), TokenEnv: reward.TokenEnv, Weights: weights,
+				TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds(),
+			},
 		}, rewards.Busy, append(devices.env(plan.Devices), reward.TokenEnv+"="+rewards.Token())...)
+		if flat := (*reward.FlatError)(nil); errors.As(err, &flat) {
+			return tripped(flat)
+		}
 		if err != nil {
 			return err
+		}
+		if rewards.Flat() {
+			w.notes.add(fmt.Sprintf("rl: no two completions of a prompt were rewarded differently in any of the %d steps, so that nothing was learned", s.Steps))
 		}
 		rollouts := rewards.Rollouts()
 		ledger := schemas.Ledger{Planned: w.Planned}
@@ -155,6 +175,18 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
+}
+
+// flatSteps is after how many steps in which nothing is to be learned a job stops to say so.
+const flatSteps = 10
+
+// tripped is the tripwire's error for a job whose rewards don't differ.
+func tripped(flat *reward.FlatError) error {
+	e := &trippedError{text: "tripwire: " + flat.Error()}
+	for _, r := range flat.Last {
+		e.rejected = append(e.rejected, r)
+	}
+	return e
 }
 
 // rewardedWithin is how long a job waits for a step's rewards. In an outage each of them

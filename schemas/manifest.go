@@ -216,6 +216,9 @@ type JobResult struct {
 	Curve  []CurvePoint `json:"curve"`
 }
 
+// MetricRewardOf begins the name of a category's mean reward in a step.
+const MetricRewardOf = "reward/"
+
 // CurvePoint is one logged step of a training job.
 type CurvePoint struct {
 	Step    int                `json:"step"`

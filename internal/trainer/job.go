@@ -65,6 +65,8 @@ type Reward struct {
 	URL      string  `json:"url"`
 	TokenEnv string  `json:"token_env"`
 	TimeoutS float64 `json:"timeout_s"`
+	// Weights are those of the terms that the server gives apart.
+	Weights schemas.RewardWeights `json:"weights"`
 }
 
 // Serve is the job of a model server on loopback.

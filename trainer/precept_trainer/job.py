@@ -107,6 +107,8 @@ class Reward:
     token_env: str = "PRECEPT_REWARD_TOKEN"  # noqa: S105
     """Environment variable that holds the bearer token."""
     timeout_s: Rate = 120
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    """The terms that the server gives apart, with their weights in the reward; 0 logs a term and no more."""
 
 
 @dataclass(config=_config, kw_only=True)
