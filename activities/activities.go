@@ -14,6 +14,7 @@ import (
 	"precept/internal/fleet"
 	"precept/internal/llm"
 	"precept/internal/policy"
+	"precept/internal/reward"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -135,7 +136,7 @@ func fail(err error, details ...any) error {
 	}
 	kind := schemas.KindOf(err)
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{
-		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err) || errors.As(err, new(*givenUpError)),
+		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err) || errors.As(err, new(*givenUpError)) || errors.As(err, new(*reward.MissingError)),
 		NextRetryDelay: llm.RetryAfter(err),
 		Details:        details,
 	})

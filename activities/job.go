@@ -17,6 +17,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 
+	"precept/internal/gpu"
 	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -28,7 +29,8 @@ type job struct {
 	*work
 	key  schemas.Key
 	dir  string
-	rows int64 // that the trainer trains on
+	rows int64  // that the trainer trains on
+	note string // how it is placed on devices
 	// heldOut are those it read beside them.
 	heldOut int64
 	curve   []schemas.CurvePoint
@@ -137,10 +139,13 @@ func (j *job) resume(ctx context.Context) (from string, step int, err error) {
 // checkpoints is the prefix of the job's stored checkpoints.
 func (j *job) checkpoints() string { return "checkpoints/" + string(j.key) + "/" }
 
-// training fills in what all jobs say alike.
-func (j *job) training(spec schemas.TrainerSpec, t trainer.Training) trainer.Training {
+// training fills in what all jobs say alike, and how this one is placed.
+func (j *job) training(spec schemas.TrainerSpec, p gpu.Plan, t trainer.Training) trainer.Training {
 	t.Output, t.Checkpoints, t.Seed = j.path("model"), j.path("checkpoints"), j.spec.Seed
-	t.GradientAccumulation, t.Device, t.DType = 1, "auto", "float32"
+	t.GradientAccumulation, t.Device, t.DType = p.Accumulation, "auto", p.DType
+	if t.GradientCheckpointing = p.Checkpointing; p.Processes > 1 {
+		t.Processes = p.Processes
+	}
 	t.ReportTo, t.Trainer = spec.ReportTo, spec.Trainer
 	return t
 }
@@ -181,7 +186,7 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 	switch e.Event {
 	case trainer.EventStart:
 		j.rows, j.heldOut = e.Rows, e.HeldOut
-		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps"})
+		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps", Note: j.note})
 	case trainer.EventProgress:
 		metrics := e.Metrics
 		if metrics == nil {
@@ -189,7 +194,7 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 		}
 		metrics["loss"], metrics["tokens_per_second"] = e.Loss, e.TokensPerSecond
 		j.curve = append(j.curve, schemas.CurvePoint{Step: e.Step, Metrics: metrics})
-		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Metrics: metrics})
+		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Note: j.note, Metrics: metrics})
 	case trainer.EventEvaluation:
 		j.evaluated(e)
 	case trainer.EventCheckpoint:

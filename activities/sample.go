@@ -103,12 +103,17 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if w.Arm == schemas.ArmBasePolicy {
 			atOnce = servedWithPolicy
 		}
+		devices, err := w.takeDevices(ctx)
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
 		w.beat.say("loading the model")
 		serving, end := w.untilStop(ctx)
 		defer end()
 		p, err := trainer.Start(serving, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
 			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: atOnce, Name: w.Model.Digest.Short(),
-		})
+		}, devices.env(devices.roomiest())...)
 		if err != nil {
 			return err
 		}

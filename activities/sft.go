@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"precept/internal/gpu"
 	"precept/internal/trainer"
 	"precept/schemas"
 )
@@ -57,20 +58,27 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		if err != nil {
 			return err
 		}
+		s := w.spec.SFT
+		devices, plan, err := j.place(ctx, base, gpu.Job{
+			Batch: s.BatchSize, Length: s.MaxLength, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec),
+		})
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
 		from, _, err := j.resume(ctx)
 		if err != nil {
 			return err
 		}
-		s := w.spec.SFT
 		trained, err := j.run(ctx, "sft", s.TrainerSpec, trainer.SFT{
 			Kind: "sft",
-			Training: j.training(s.TrainerSpec, trainer.Training{
+			Training: j.training(s.TrainerSpec, plan, trainer.Training{
 				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
 				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps, Milestones: w.Milestones,
 			}),
-			Epochs: s.Epochs, BatchSize: s.BatchSize, MaxLength: s.MaxLength, WarmupRatio: 0.05,
+			Epochs: s.Epochs, BatchSize: plan.BatchSize, MaxLength: s.MaxLength, WarmupRatio: 0.05,
 			Packing: s.Packing, HeldOut: s.HeldOut, Patience: s.Patience, GroupByLength: true,
-		}, nil)
+		}, nil, devices.env(plan.Devices)...)
 		if err != nil {
 			return err
 		}

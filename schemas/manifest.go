@@ -233,6 +233,9 @@ type Milestone struct {
 	Model ModelRef `json:"model"`
 }
 
+// MetricRewardOf begins the name of a category's mean reward in a step.
+const MetricRewardOf = "reward/"
+
 // CurvePoint is one logged step of a training job.
 type CurvePoint struct {
 	Step    int                `json:"step"`

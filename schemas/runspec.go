@@ -138,15 +138,18 @@ type SFTSpec struct {
 
 // RLSpec is the reinforcement stage.
 type RLSpec struct {
-	Skip           bool    `json:"skip,omitempty"`
-	Judge          Role    `json:"judge,omitempty" jsonschema:"description=The reward's endpoint\\, or routes" jsonschema_extras:"default=sim-judge"`
-	Votes          int     `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
-	Steps          int     `json:"steps,omitempty" jsonschema:"default=8"`
-	Generations    int     `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
-	PromptsPerStep int     `json:"prompts_per_step,omitempty" jsonschema:"default=2"`
-	MaxTokens      int     `json:"max_tokens,omitempty" jsonschema:"default=72"`
-	Temperature    float64 `json:"temperature,omitempty" jsonschema:"default=1"`
-	LearningRate   float64 `json:"learning_rate,omitempty" jsonschema:"default=0.00001"`
+	Skip    bool          `json:"skip,omitempty"`
+	Judge   Role          `json:"judge,omitempty" jsonschema:"description=The reward's endpoint\\, or routes" jsonschema_extras:"default=sim-judge"`
+	Votes   int           `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
+	Rewards RewardWeights `json:"rewards,omitempty" jsonschema:"description=Weights of the reward's terms: compliance\\, helpfulness and style as the judge scores the answer\\, and format; or a list of terms that weigh the same. All terms are logged. By default compliance 2\\, helpfulness 1\\, style 1"`
+	// MaxMissing is about completions that the judge could not be asked about.
+	MaxMissing     *float64 `json:"max_missing,omitempty" jsonschema:"default=0.5,description=Share of a step's rewards that may be missing because the judge can't be reached (0 to 1); with more the training leaves a checkpoint and the run waits at its failure gate"`
+	Steps          int      `json:"steps,omitempty" jsonschema:"default=8"`
+	Generations    int      `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
+	PromptsPerStep int      `json:"prompts_per_step,omitempty" jsonschema:"default=2"`
+	MaxTokens      int      `json:"max_tokens,omitempty" jsonschema:"default=72"`
+	Temperature    float64  `json:"temperature,omitempty" jsonschema:"default=1"`
+	LearningRate   float64  `json:"learning_rate,omitempty" jsonschema:"default=0.00001"`
 	// The defaults are what the literature holds best for verdicts with little spread in a
 	// group: DAPO's loss over all tokens and its raised upper clip (arXiv 2503.14476, 3.1 and
 	// 3.3), no division by a group's spread, which weighs prompts by their difficulty (Dr. GRPO,
@@ -290,6 +293,10 @@ func (s RunSpec) WithDefaults() RunSpec {
 	s.SFT.Lora, s.SFT.TrainerSpec = s.SFT.Lora.withDefaults(), s.SFT.TrainerSpec.withDefaults()
 	defRole(&s.RL.Judge, "sim-judge")
 	def(&s.RL.Votes, 1)
+	if len(s.RL.Rewards) == 0 {
+		s.RL.Rewards = DefaultRewards()
+	}
+	defPtr(&s.RL.MaxMissing, 0.5)
 	def(&s.RL.Steps, 8)
 	def(&s.RL.Generations, 4)
 	def(&s.RL.PromptsPerStep, 2)

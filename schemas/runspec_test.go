@@ -134,6 +134,11 @@ func TestBadSpecs(t *testing.T) {
 		{"an arm twice", `{"name":"x","evaluate":{"arms":["base","base"]}}`, `evaluate.arms has "base" twice`},
 		{"a timeout that decides nothing", `{"name":"x","gates":{"timeout":"1h"}}`, "gates needs both timeout and on_timeout"},
 		{"a decision at no time", `{"name":"x","gates":{"on_timeout":"reject"}}`, "gates needs both timeout and on_timeout"},
+		{"an unknown reward", `{"name":"x","rl":{"rewards":["compliance","length"]}}`, `rl.rewards has "length"`},
+		{"a reward that punishes", `{"name":"x","rl":{"rewards":{"compliance":1,"style":-1}}}`, "rl.rewards.style is -1"},
+		{"a reward without a judge", `{"name":"x","rl":{"rewards":{"compliance":0,"format":1}}}`, "rl.rewards gives no weight to what the judge says"},
+		{"a reward of another form", `{"name":"x","rl":{"rewards":"compliance"}}`, "rewards are weights such as"},
+		{"missing more than all", `{"name":"x","rl":{"max_missing":2}}`, "rl.max_missing is 2"},
 		{"all at once", `{"window":-3,"sft":{"epochs":-1}}`, "name is missing; give the run a name; sft.epochs is -1; it must be at least 1; window is -3"},
 	}
 	for _, tt := range tests {

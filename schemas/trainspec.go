@@ -111,6 +111,8 @@ func (s SFTSpec) validate(v *violations) {
 
 func (s RLSpec) validate(v *violations) {
 	v.between("rl.votes", float64(s.Votes), 1, 25)
+	s.Rewards.validate(v, "rl.rewards")
+	v.between("rl.max_missing", *s.MaxMissing, 0, 1)
 	v.atLeast("rl.steps", int64(s.Steps), 1)
 	v.atLeast("rl.generations", int64(s.Generations), 2)
 	v.atLeast("rl.prompts_per_step", int64(s.PromptsPerStep), 1)

@@ -88,6 +88,15 @@ func TestDrawing(t *testing.T) {
 	}
 }
 
+func TestRewardIsShownByCategory(t *testing.T) {
+	seen := map[int]sight{10: {Progress: training(), Tasks: []openTask{rewardingTask(15)}}}
+	got := drawing(views(seen, 10)[0])
+	const want = "  15/60 steps, loss 0.010, reward 0.613 ± 0.200 (self-harm 0.72, violence 0.50), 72 tokens/s"
+	if last := got[len(got)-1]; last != want {
+		t.Errorf("got %q, want %q", last, want)
+	}
+}
+
 // TestBarsRedraw checks that a drawing replaces the one before it, fits the
 // screen, and leaves what was said.
 func TestBarsRedraw(t *testing.T) {

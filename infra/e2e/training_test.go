@@ -27,7 +27,7 @@ func (s *stack) trains() schemas.RunSpec {
 	spec.Prompts.Imports = []schemas.Import{{Path: filepath.Join(s.root, "examples/prompts/*.jsonl")}}
 	spec.Prompts.Limit = number("BENCH_PROMPTS", 24)
 	spec.Synthesize.Samples, spec.Filter.Votes = 1, 1
-	spec.SFT = schemas.SFTSpec{Epochs: 1, SaveSteps: 4}
+	spec.SFT = schemas.SFTSpec{Epochs: 1, SaveSteps: 2}
 	spec.RL = schemas.RLSpec{Steps: 6, SaveSteps: 2}
 	spec.Evaluate.Skip = true
 	return spec
@@ -191,7 +191,7 @@ func (s *stack) bare(refs []schemas.ShardRef, flags ...string) (b bareTraining) 
 		}
 	}
 	cmd := exec.Command(s.python(), append([]string{
-		filepath.Join(s.root, "bench/trl/bare.py"), "--model", s.smol(), "--data", filepath.Join(data, "*.parquet"), "--output", s.TempDir(), "--save-steps", "4",
+		filepath.Join(s.root, "bench/trl/bare.py"), "--model", s.smol(), "--data", filepath.Join(data, "*.parquet"), "--output", s.TempDir(), "--save-steps", "2",
 	}, flags...)...)
 	cmd.Env = append(os.Environ(), "HF_HUB_OFFLINE=1", "OMP_WAIT_POLICY=PASSIVE", "TOKENIZERS_PARALLELISM=false")
 	out, err := cmd.Output()

@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"precept/internal/gpu"
 	"precept/internal/llm"
 	"precept/internal/shard"
 	"precept/internal/trainer"
@@ -27,6 +28,7 @@ type Config struct {
 	// Models maps a Hugging Face name to a local folder that holds it.
 	Models  map[string]string `json:"models"`
 	Trainer trainer.Config    `json:"trainer"`
+	GPU     gpu.Config        `json:"gpu"`
 }
 
 // Store says where the run's objects lie.

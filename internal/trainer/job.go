@@ -20,7 +20,13 @@ type Training struct {
 	DType                string         `json:"dtype"`
 	ReportTo             []string       `json:"report_to,omitempty"`
 	Trainer              map[string]any `json:"trainer,omitempty"`
+	// Processes train together, each on a device and on a batch of its own. It is left out of
+	// the file of one that trains alone.
+	Processes             int  `json:"processes,omitempty"`
+	GradientCheckpointing bool `json:"gradient_checkpointing,omitempty"`
 }
+
+func (t Training) processes() int { return max(1, t.Processes) }
 
 // SFT is the job of the supervised stage.
 type SFT struct {
@@ -60,6 +66,8 @@ type Reward struct {
 	URL      string  `json:"url"`
 	TokenEnv string  `json:"token_env"`
 	TimeoutS float64 `json:"timeout_s"`
+	// Weights are those of the terms that the server gives apart.
+	Weights schemas.RewardWeights `json:"weights"`
 }
 
 // Serve is the job of a model server on loopback.

@@ -6,13 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sourcegraph/conc/pool"
 
 	"precept/schemas"
 )
@@ -47,6 +51,7 @@ func (c Config) Named() (env []string) {
 // Process is a running job.
 type Process struct {
 	cmd    *exec.Cmd
+	others []*exec.Cmd // the ranks above 0
 	events chan Event
 	log    string
 	done   chan struct{}
@@ -79,8 +84,14 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
 
-	cmd := exec.CommandContext(ctx, c.Python, "-m", "precept_trainer", command, "--job", path)
-	cmd.Env = append(c.environment(), env...)
+	args := []string{"-m", "precept_trainer", command, "--job", path}
+	ranks, err := ranksOf(job)
+	if err != nil {
+		log.Close()
+		return nil, schemas.E(op, command, schemas.Unavailable, err)
+	}
+	cmd := exec.CommandContext(ctx, c.Python, args...)
+	cmd.Env = slices.Concat(c.environment(), env, ranks[0])
 	cmd.Stderr = log
 	cmd.SysProcAttr = attributes()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -95,6 +106,12 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 	}
 
 	p := &Process{cmd: cmd, events: make(chan Event, 64), log: logPath, done: make(chan struct{})}
+	for _, rank := range ranks[1:] {
+		other := exec.Command(c.Python, args...) // the first one's context ends the group
+		other.Env = slices.Concat(c.environment(), env, rank)
+		other.Stdout, other.Stderr = log, log
+		p.others = append(p.others, other)
+	}
 	started := make(chan error)
 	go func() {
 		// The kernel kills the process when the thread that started it ends, so
@@ -102,11 +119,12 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 		runtime.LockOSThread()
 		defer close(p.done)
 		defer log.Close()
-		err := cmd.Start()
+		err := p.start()
 		started <- err
 		if err != nil {
 			return
 		}
+		others := p.waitForOthers()
 		read := p.read(bufio.NewScanner(stdout))
 		if read != nil {
 			// Nobody reads on: the process would wait for ever to be read.
@@ -116,13 +134,100 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 		if read != nil {
 			err = read
 		}
+		if err == nil {
+			// The others are about to end, too.
+			select {
+			case <-others.done:
+			case <-time.After(lingering):
+			}
+		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
-		p.err = err
+		<-others.done
+		p.err = errors.Join(err, others.err)
 	}()
 	if err := <-started; err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
 	return p, nil
+}
+
+// start starts the ranks as one group. None is left where one can't be started.
+func (p *Process) start() error {
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	for i, other := range p.others {
+		other.SysProcAttr = attributes()
+		other.SysProcAttr.Pgid = p.cmd.Process.Pid
+		if err := other.Start(); err != nil {
+			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+			_ = p.cmd.Wait()
+			for _, started := range p.others[:i] {
+				_ = started.Wait()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// lingering is how long ranks may go on after one has ended: to say what is wrong, if it failed and
+// they know. Most wait for the one that is gone, for ever.
+const lingering = 10 * time.Second
+
+// ended tells that the ranks above 0 have ended, and how.
+type ended struct {
+	done chan struct{}
+	err  error
+}
+
+func (p *Process) waitForOthers() *ended {
+	e := &ended{done: make(chan struct{})}
+	all := pool.New().WithErrors()
+	for i, other := range p.others {
+		all.Go(func() error {
+			err := other.Wait()
+			if err == nil || other.ProcessState.ExitCode() == interrupted {
+				return nil
+			}
+			time.AfterFunc(lingering, func() { _ = p.cmd.Process.Kill() })
+			return fmt.Errorf("rank %d: %w", i+1, err)
+		})
+	}
+	go func() {
+		defer close(e.done)
+		e.err = all.Wait()
+	}()
+	return e
+}
+
+// interrupted is the exit status of a process that leaves a checkpoint on request.
+const interrupted = 3
+
+// ranksOf is what the processes of a job have in their environment: nothing where there is one.
+func ranksOf(job any) ([][]string, error) {
+	placed, ok := job.(interface{ processes() int })
+	if !ok || placed.processes() == 1 {
+		return make([][]string, 1), nil
+	}
+	// They meet at a port that is free now. Where another takes it meanwhile, the job fails and is tried again.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	ranks := make([][]string, placed.processes())
+	for i := range ranks {
+		ranks[i] = []string{
+			fmt.Sprintf("RANK=%d", i), fmt.Sprintf("LOCAL_RANK=%d", i),
+			fmt.Sprintf("WORLD_SIZE=%d", len(ranks)), fmt.Sprintf("LOCAL_WORLD_SIZE=%d", len(ranks)),
+			"MASTER_ADDR=127.0.0.1", fmt.Sprintf("MASTER_PORT=%d", port),
+		}
+	}
+	return ranks, nil
 }
 
 // Events yields the process's events and is closed at its end.

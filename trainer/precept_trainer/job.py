@@ -3,6 +3,7 @@
 A field that is not known is refused, so that a misspelt setting can't be a setting that is silently not applied.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,6 +64,9 @@ class Training:
     0 means the output alone."""
     gradient_checkpointing: bool = False
     """Trades a third of the speed for memory."""
+    processes: Positive = 1
+    """How many processes train together, each on its own device, on the same rows as one would. They are started with
+    the variables that torchrun sets."""
     device: Device = "auto"
     dtype: Dtype = "float32"
     """What is computed in. Weights and optimizer are float32 always: at these learning rates an update is smaller
@@ -84,6 +88,7 @@ class Sft(Training):
     epochs: Rate = 2
     learning_rate: Rate = 1e-4
     batch_size: Positive = 8
+    """Rows that a process has in memory at a time; a step is over processes × batch_size × gradient_accumulation."""
     max_length: Positive = 512
     """Tokens of the longest row; a longer one is refused, never cut."""
     warmup_ratio: Share = 0.05
@@ -105,6 +110,8 @@ class Reward:
     token_env: str = "PRECEPT_REWARD_TOKEN"  # noqa: S105
     """Environment variable that holds the bearer token."""
     timeout_s: Rate = 120
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    """The terms that the server gives apart, with their weights in the reward; 0 logs a term and no more."""
 
 
 @dataclass(config=_config, kw_only=True)
@@ -182,7 +189,12 @@ def read(kind: str, path: Path) -> Job:
     except OSError as err:
         raise invalid(f"job file {path}: {err.strerror}") from err
     try:
-        return TypeAdapter(KINDS[kind]).validate_json(text)
+        job = TypeAdapter(KINDS[kind]).validate_json(text)
     except ValidationError as err:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in err.errors())
         raise invalid(f"job file {path}: {faults}") from err
+    # Fewer processes than planned would train on a part of each step's rows, and nobody would see it.
+    world, planned = int(os.environ.get("WORLD_SIZE", "1")), getattr(job, "processes", 1)
+    if world != planned:
+        raise invalid(f"job file {path}: it is for {planned} processes, and WORLD_SIZE is {world}")
+    return job

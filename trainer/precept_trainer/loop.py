@@ -173,6 +173,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        any_process(False)  # returns once all have written their part
         if state.is_world_process_zero:
             mark_complete(folder, state.global_step)
         self.checkpoint = str(folder)
