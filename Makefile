@@ -145,7 +145,7 @@ chaos: tools build ## kill, freeze, fill and cut off everything, and compare the
 # The trainer's environment where it is installed, else what the machine has: its image may hold torch.
 .PHONY: gpu-check
 gpu-check: ## prove that training works on this machine's NVIDIA GPU; a page says what was seen
-	@PYTHONPATH=trainer $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3) -m gpucheck $(GPU_CHECK)
+	@PYTHONPATH=trainer$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3) -m gpucheck $(GPU_CHECK)
 
 .PHONY: lint
 lint: ## format, vet, staticcheck, the import rule, workflowcheck

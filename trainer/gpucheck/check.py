@@ -39,7 +39,7 @@ class Check:
 
     def __init__(self, args: argparse.Namespace, place: Place) -> None:
         self.args, self.place = args, place
-        self.report = Report()
+        self.report = Report(args.out / "gpu-check.md")
         self.programs = placement.Programs(args.bin.resolve())
         self.size = inputs.TINY if args.size == "tiny" else inputs.SMALL
         self.device: Device | None = None
@@ -56,13 +56,11 @@ class Check:
         self._head()
         if self.args.device == "cpu" or self.device is not None:
             self._training()
-        page = self.args.out / "gpu-check.md"
-        self.args.out.mkdir(parents=True, exist_ok=True)
-        page.write_text(self.report.markdown(), encoding="utf-8")
+        self.report.write()
         if self.report.failed():
             for log in self.place.folder.glob("*.log"):
                 shutil.copy(log, self.args.out)
-        print(f"The result is in {page}")
+        print(f"The result is in {self.report.page}")
         return 1 if self.report.failed() else 0
 
     def _torch_view(self) -> tuple[list[Device], str]:

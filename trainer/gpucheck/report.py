@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Verdict = Literal["PASS", "FAIL", "NOT CHECKED"]
@@ -32,8 +33,9 @@ class Section:
 
 @dataclass
 class Report:
-    """All sections, in their order."""
+    """All sections, in their order. The page is there from the first one's end on, should the check be ended."""
 
+    page: Path
     head: list[str] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
 
@@ -53,6 +55,11 @@ class Report:
             traceback.print_exc()
             section.verdict, section.reason = "FAIL", f"{type(err).__name__}: {err}"
         print(f"{section.verdict}: {title}{': ' + section.reason if section.reason else ''}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        self.page.parent.mkdir(parents=True, exist_ok=True)
+        self.page.write_text(self.markdown(), encoding="utf-8")
 
     def failed(self) -> bool:
         return any(s.verdict == "FAIL" for s in self.sections)

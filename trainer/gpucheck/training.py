@@ -58,7 +58,8 @@ class Place:
         return {
             **os.environ,
             **self.env,
-            "PYTHONPATH": str(TRAINER),
+            # What is installed beside the environment stays within reach.
+            "PYTHONPATH": os.pathsep.join([str(TRAINER), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.folder / "hf"),
             "TOKENIZERS_PARALLELISM": "false",

@@ -180,8 +180,9 @@ def test_a_peak_is_left_by_a_failing_program_too(tmp_path: Path) -> None:
     program.write_text(
         "import sys, types\n"
         "yes = lambda: True\n"
-        "sys.modules['torch'] = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=yes, is_initialized=yes,\n"
-        "    max_memory_allocated=lambda: 2, max_memory_reserved=lambda: 3))\n"
+        "cuda = types.SimpleNamespace(is_available=yes, is_initialized=yes)\n"
+        "cuda.max_memory_allocated, cuda.max_memory_reserved = lambda: 2, lambda: 3\n"
+        "sys.modules['torch'] = types.SimpleNamespace(cuda=cuda)\n"
         "sys.exit(f'{sys.argv[1:]} is wrong')\n"
     )
     place = training.Place(tmp_path, 20, {})
