@@ -12,7 +12,7 @@ CUDA  := .precept/cuda
 ##@ To use
 .PHONY: help
 help: ## show this
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nPorts: PRECEPT_TEMPORAL_PORT=7233 PRECEPT_UI_PORT=8233 PRECEPT_S3_PORT=7070 PRECEPT_SIMLLM_PORT=8089\n'
 
 .PHONY: demo
@@ -141,6 +141,11 @@ bench: tools build ## measure against the bare loop, and over a million rows (an
 .PHONY: chaos
 chaos: tools build ## kill, freeze, fill and cut off everything, and compare the data set with one made in peace (20 minutes)
 	@go test -count 1 -tags chaos -run TestChaos -v -timeout 2h ./infra/e2e
+
+# The trainer's environment where it is installed, else what the machine has: its image may hold torch.
+.PHONY: gpu-check
+gpu-check: ## prove that training works on this machine's NVIDIA GPU; a page says what was seen
+	@PYTHONPATH=trainer$${PYTHONPATH:+:$$PYTHONPATH} $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3) -m gpucheck $(GPU_CHECK)
 
 .PHONY: lint
 lint: ## format, vet, staticcheck, the import rule, workflowcheck

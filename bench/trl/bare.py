@@ -21,6 +21,11 @@ parser.add_argument("--output", required=True)
 parser.add_argument("--layers", type=int, default=15)
 parser.add_argument("--batch", type=int, default=8)
 parser.add_argument("--save-steps", type=int, default=5)
+parser.add_argument("--accumulation", type=int, default=1)
+parser.add_argument("--epochs", type=float, default=1)
+parser.add_argument("--learning-rate", type=float, default=1e-4)
+parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="what is computed in")
 parser.add_argument("--labelled-only", action="store_true", help="score labelled tokens alone, as Precept does on a CPU")
 args = parser.parse_args()
 
@@ -50,9 +55,11 @@ clock = Clock()
 trainer = SFTTrainer(
     model=model,
     args=SFTConfig(
-        output_dir=args.output, seed=1, num_train_epochs=1, per_device_train_batch_size=args.batch, learning_rate=1e-4,
-        warmup_steps=0.05, save_strategy="steps", save_steps=args.save_steps, save_total_limit=3, logging_steps=1,
-        report_to="none", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=None,
+        output_dir=args.output, seed=1, num_train_epochs=args.epochs, per_device_train_batch_size=args.batch,
+        gradient_accumulation_steps=args.accumulation, learning_rate=args.learning_rate, warmup_steps=0.05,
+        save_strategy="steps", save_steps=args.save_steps, save_total_limit=3, logging_steps=1, report_to="none",
+        disable_tqdm=True, use_cpu=args.device == "cpu", bf16=args.dtype == "bfloat16", gradient_checkpointing=False,
+        max_length=None,
         train_sampling_strategy="group_by_length",
     ),
     train_dataset=Dataset.from_list(rows.to_list()),

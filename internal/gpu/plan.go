@@ -62,6 +62,9 @@ type Memory struct {
 // Total is all of it.
 func (m Memory) Total() int64 { return m.Weights + m.Gradients + m.Optimizer + m.Activations }
 
+// Needs is how much a device must have free to be given what takes so much.
+func (m Memory) Needs() int64 { return (m.Total() + spare + 8) / 9 * 10 }
+
 func (m Memory) String() string {
 	return fmt.Sprintf("%s (weights %s, gradients %s, optimizer %s, activations %s)",
 		size(m.Total()), size(m.Weights), size(m.Gradients), size(m.Optimizer), size(m.Activations))
@@ -127,7 +130,9 @@ func place(devices []Device) Plan {
 
 // room is what of a device's memory a job can count on: a tenth goes to pieces between
 // tensors, and half a GiB to the libraries' own buffers.
-func room(free int64) int64 { return free/10*9 - 1<<29 }
+func room(free int64) int64 { return free/10*9 - spare }
+
+const spare = 1 << 29
 
 // divisors are n's divisors, the largest first.
 func divisors(n int) (all []int) {

@@ -186,3 +186,12 @@ func TestPlanHolds(t *testing.T) {
 		}
 	})
 }
+
+func TestNeeds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Memory{Weights: rapid.Int64Range(0, 1<<50).Draw(t, "bytes")}
+		if n := m.Needs(); room(n) < m.Total() || room(n-10) >= m.Total() {
+			t.Errorf("%d bytes need %d free, of which a job can have %d", m.Total(), n, room(n))
+		}
+	})
+}
