@@ -1,7 +1,6 @@
 package activities
 
 import (
-	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -98,17 +97,8 @@ func (a *Activities) local(ctx context.Context, ref schemas.ModelRef) (string, e
 	return dir, shard.GetFolder(ctx, a.store, ref.Prefix, dir)
 }
 
-// workRoot is the worker's folder for jobs, which it makes.
-func (a *Activities) workRoot() string {
-	dir := cmp.Or(a.config.Trainer.WorkDir, os.TempDir())
-	_ = os.MkdirAll(dir, 0o755) // who uses it fails and says why
-	return dir
-}
-
 // work is a path in the worker's folder for jobs. What lies there may be lost.
-func (a *Activities) work(parts ...string) string {
-	return filepath.Join(append([]string{a.workRoot()}, parts...)...)
-}
+func (a *Activities) work(parts ...string) string { return a.config.Trainer.Work(parts...) }
 
 func isDir(path string) bool {
 	info, err := os.Stat(path)

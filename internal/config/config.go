@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"precept/internal/llm"
+	"precept/internal/serving"
 	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -25,6 +26,7 @@ type Config struct {
 	// Models maps a Hugging Face name to a local folder that holds it.
 	Models  map[string]string `json:"models"`
 	Trainer trainer.Config    `json:"trainer"`
+	Serving serving.Config    `json:"serving"`
 }
 
 // Store says where the run's objects lie.
@@ -66,6 +68,9 @@ func Load(path string) (Config, error) {
 	}
 	if c.Store.Bucket == "" {
 		return c, schemas.Errorf(op, path, schemas.InvalidInput, "store.bucket is missing")
+	}
+	if err := c.Serving.Check(); err != nil {
+		return c, schemas.E(op, path, schemas.InvalidInput, err)
 	}
 	for name, e := range c.Endpoints {
 		e.Name = name

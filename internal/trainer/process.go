@@ -2,18 +2,17 @@ package trainer
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"syscall"
 	"time"
 
+	"precept/internal/process"
 	"precept/schemas"
 )
 
@@ -31,13 +30,17 @@ type Config struct {
 	Threads int `json:"threads"`
 }
 
+// Work is a path in the folder for jobs, which is made. What lies there may be lost.
+func (c Config) Work(parts ...string) string {
+	dir := cmp.Or(c.WorkDir, os.TempDir())
+	_ = os.MkdirAll(dir, 0o755) // who uses it fails and says why
+	return filepath.Join(append([]string{dir}, parts...)...)
+}
+
 // Process is a running job.
 type Process struct {
-	cmd    *exec.Cmd
+	*process.Process
 	events chan Event
-	log    string
-	done   chan struct{}
-	err    error
 }
 
 // Start starts `python -m precept_trainer <command>` on a job in the folder dir,
@@ -60,53 +63,12 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 	if err := os.WriteFile(path, raw, 0o644); err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
-	logPath := filepath.Join(dir, command+".log")
-	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	p := &Process{events: make(chan Event, 64)}
+	p.Process, err = process.Start(ctx, process.Program{
+		Path: c.Python, Args: []string{"-m", "precept_trainer", command, "--job", path}, Env: append(c.Environment(), env...),
+		Log: filepath.Join(dir, command+".log"), Read: p.read, Grace: time.Duration(c.Grace),
+	})
 	if err != nil {
-		return nil, schemas.E(op, command, schemas.Unavailable, err)
-	}
-
-	cmd := exec.CommandContext(ctx, c.Python, "-m", "precept_trainer", command, "--job", path)
-	cmd.Env = append(c.environment(), env...)
-	cmd.Stderr = log
-	cmd.SysProcAttr = attributes()
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = time.Duration(c.Grace)
-	if cmd.WaitDelay == 0 {
-		cmd.WaitDelay = 2 * time.Minute
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		log.Close()
-		return nil, schemas.E(op, command, schemas.Internal, err)
-	}
-
-	p := &Process{cmd: cmd, events: make(chan Event, 64), log: logPath, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		// The kernel kills the process when the thread that started it ends, so
-		// this one stays until the process is gone.
-		runtime.LockOSThread()
-		defer close(p.done)
-		defer log.Close()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		read := p.read(bufio.NewScanner(stdout))
-		if read != nil {
-			// Nobody reads on: the process would wait for ever to be read.
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		}
-		err = cmd.Wait()
-		if read != nil {
-			err = read
-		}
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
-		p.err = err
-	}()
-	if err := <-started; err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
 	return p, nil
@@ -149,12 +111,12 @@ func (p *Process) discard() {
 // Wait returns once the process is gone: nil when it exited with 0.
 func (p *Process) Wait() error {
 	p.discard()
-	<-p.done
-	return p.err
+	return p.Process.Wait()
 }
 
-func (p *Process) read(lines *bufio.Scanner) error {
+func (p *Process) read(stdout io.Reader) error {
 	defer close(p.events)
+	lines := bufio.NewScanner(stdout)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		e, err := parseEvent(lines.Bytes())
@@ -203,19 +165,6 @@ func Run(ctx context.Context, c Config, command, dir string, job any, onEvent fu
 	return last, schemas.Errorf(op, command, schemas.Unavailable, "%w; the end of its log:\n%s", err, p.LogTail())
 }
 
-// LogTail is the end of what the process printed beside its events.
-func (p *Process) LogTail() string {
-	raw, err := os.ReadFile(p.log)
-	if err != nil {
-		return fmt.Sprintf("(no log: %v)", err)
-	}
-	const most = 1500
-	if len(raw) > most {
-		raw = raw[len(raw)-most:]
-	}
-	return strings.ToValidUTF8(string(raw), "?")
-}
-
 func errorKind(kind string) schemas.Kind {
 	switch k := schemas.Kind(kind); k {
 	case schemas.InvalidInput, schemas.Unavailable:
@@ -224,8 +173,8 @@ func errorKind(kind string) schemas.Kind {
 	return schemas.Internal
 }
 
-// environment is what a job sees of the worker's environment: nothing secret.
-func (c Config) environment() []string {
+// Environment is what a job sees of the worker's environment: nothing secret.
+func (c Config) Environment() []string {
 	pkg, err := filepath.Abs(c.Package)
 	if err != nil {
 		pkg = c.Package
