@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -136,24 +137,25 @@ func (s *Server) other(ctx context.Context, c Config, t trainer.Config, program,
 func (s *Server) arguments(c Config, job Job) ([]string, error) {
 	bind := []string{"--host", "127.0.0.1", "--port", strconv.Itoa(job.Port)}
 	if s.Kind == Transformers {
-		return append(append([]string{"serve", job.Name, "--continuous-batching"}, bind...), c.Flags...), nil
+		return slices.Concat(transformers(job.Name), bind, c.Flags), nil
 	}
-	args := append([]string{"serve", job.Folder}, bind...)
-	args = append(args, "--served-model-name", job.Name, "--load-format", "safetensors",
-		// What a request doesn't say is not taken from the model's files.
-		"--generation-config", "vllm", "--enable-prompt-tokens-details")
-	parser := c.ReasoningParser
-	if job.Parsed && parser == "" {
+	parser := ""
+	if job.Parsed {
+		parser = c.ReasoningParser
 		var err error
-		if parser, err = Parser(job.Folder); err != nil {
+		if parser == "" {
+			parser, err = Parser(job.Folder)
+		} else if parser == "none" {
+			parser = ""
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
-	if job.Parsed && parser != "none" {
-		args = append(args, "--reasoning-parser", parser)
-	} else if t, err := readTags(job.Folder); err == nil && t.special {
+	if t, err := readTags(job.Folder); err == nil && t.special && parser == "" {
 		s.Extra = map[string]any{"skip_special_tokens": false}
 	}
+	args := append(vllm(job.Folder, job.Name, parser), bind...)
 	if len(job.Adapters) > 0 {
 		rank := 0
 		modules := []string{"--lora-modules"}
@@ -171,6 +173,34 @@ func (s *Server) arguments(c Config, job Job) ([]string, error) {
 		args = append(append(args, "--enable-lora", "--max-lora-rank", strconv.Itoa(rank), "--max-loras", strconv.Itoa(len(job.Adapters))), modules...)
 	}
 	return append(args, c.Flags...), nil
+}
+
+// vllm is the command line but for where to listen.
+func vllm(folder, name, parser string) []string {
+	args := []string{
+		"serve", folder, "--served-model-name", name, "--load-format", "safetensors",
+		// What a request doesn't say is not taken from the model's files.
+		"--generation-config", "vllm", "--enable-prompt-tokens-details",
+	}
+	if parser != "" {
+		args = append(args, "--reasoning-parser", parser)
+	}
+	return args
+}
+
+func transformers(name string) []string { return []string{"serve", name, "--continuous-batching"} }
+
+// CommandLine is what a person types to serve the folder that the shell is in.
+func CommandLine(server, name, parser string) string {
+	args := transformers(".")
+	if server == VLLM {
+		args = vllm(".", name, parser)
+	}
+	words := append([]string{server}, args...)
+	for i, w := range words {
+		words[i] = schemas.ShellWord(w)
+	}
+	return strings.Join(words, " ") + " --host 127.0.0.1 --port 8000"
 }
 
 // environment is that of a trainer's process, with vllm's own settings but its key.
