@@ -143,7 +143,7 @@ and the profiles of temporal.toml. The store is named by --config.
 	root.AddCommand(a.checkCommand(), a.startCommand(), a.watchCommand(), a.progressCommand(),
 		a.reportCommand(), a.peekCommand(), a.explainCommand(), a.exportCommand(), a.diffCommand(),
 		a.gcCommand(), a.retryCommand(), a.budgetCommand(), a.estimateCommand(), a.calibrateCommand(), a.policyCommand(), a.tryCommand(),
-		a.pullCommand())
+		a.pullCommand(), a.serveCommand(), a.chatCommand())
 	for _, d := range decisions {
 		root.AddCommand(a.decideCommand(d))
 	}
