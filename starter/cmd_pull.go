@@ -69,7 +69,7 @@ func (a *app) pull(ctx context.Context, name, dir string) error {
 	if p.Found {
 		how = "was there already, and is whole"
 	}
-	fmt.Fprintf(a.out, "%s %s, %s: %s %s\n", m.Name(), m.Digest.Short(), sized(p.Bytes), dir, how)
+	fmt.Fprintf(a.out, "%s, %s: %s %s\n", m.Title(), sized(p.Bytes), dir, how)
 	fmt.Fprint(a.out, simulatedLine(card.Simulated))
 	fmt.Fprintf(a.out, "Its card: %s/%s\nServe it with: starter serve %s\nOr: cd %s && %s\n", dir, p.Card, schemas.ShellWord(name), schemas.ShellWord(dir), card.VLLM())
 	return nil

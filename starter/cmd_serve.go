@@ -134,7 +134,7 @@ func (a *app) host(ctx context.Context, c config.Config, store shard.Store, name
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(a.err, "Fetching %s (%s) and starting its server\n", m.Name(), m.Digest.Short())
+	fmt.Fprintf(a.err, "Fetching %s and starting its server\n", m.Title())
 	job.Name, job.Folder = m.Digest.Short(), c.Trainer.Work("models", string(m.Digest))
 	if err := shard.GetFolder(ctx, store, schemas.ModelPrefix(m.Digest), job.Folder); err != nil {
 		return nil, err

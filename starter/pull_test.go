@@ -52,7 +52,7 @@ func TestPull(t *testing.T) {
 	sft, rl := trainedRun(t, store, "my-run")
 	t.Chdir(t.TempDir())
 	code, out, stderr := transcript(t, nil, store, "pull", "my-run", "model")
-	want := "my-run/rl " + rl.Short() + `, 105 B: model fetched and verified
+	want := "my-run/rl (" + rl.Short() + `), 105 B: model fetched and verified
 Simulated, not real models: sim-teacher
 Its card: model/README.md
 Serve it with: starter serve my-run

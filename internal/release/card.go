@@ -5,6 +5,8 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -82,7 +84,7 @@ func CardOf(ctx context.Context, s shard.Store, m Model) (Card, error) {
 		return c, nil
 	}
 	base, err := baseOf(ctx, s, m.Run)
-	if err != nil {
+	if err != nil && schemas.KindOf(err) != schemas.NotFound {
 		return c, err
 	}
 	c.Base = Origin{base.Base, base.Digest}
@@ -220,15 +222,54 @@ func (c *Card) evaluated(ctx context.Context, s shard.Store) error {
 // In completes the card with what the model's folder says, and writes it as the folder's
 // README.md in the form of the Hugging Face Hub.
 func (c Card) In(folder string) (Card, []byte, error) {
-	var err error
-	if c.Parser, err = serving.Parser(folder); err != nil {
-		return c, nil, err
-	}
+	// A folder that vllm can't load either has none.
+	c.Parser, _ = serving.Parser(folder)
 	var b bytes.Buffer
 	if err := cardTemplate.Execute(&b, c); err != nil {
 		return c, nil, schemas.E("write card", c.Name, schemas.Internal, err)
 	}
 	return c, b.Bytes(), nil
+}
+
+// Put writes the cards of a run's models into the store, beside its report: one an arm.
+func Put(ctx context.Context, s shard.Store, run schemas.RunID) error {
+	for _, arm := range []schemas.Arm{schemas.ArmSFT, schemas.ArmRL} {
+		m, err := ofArm(ctx, s, run, arm)
+		if schemas.KindOf(err) == schemas.NotFound {
+			continue
+		}
+		if err == nil {
+			err = putCard(ctx, s, m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putCard(ctx context.Context, s shard.Store, m Model) error {
+	c, err := CardOf(ctx, s, m)
+	if err != nil {
+		return err
+	}
+	folder, err := os.MkdirTemp("", "card-*")
+	if err != nil {
+		return schemas.E("write card", m.Name(), schemas.Unavailable, err)
+	}
+	defer os.RemoveAll(folder)
+	for _, name := range []string{"config.json", "tokenizer.json"} { // what the parser follows from
+		_, err := s.GetFile(ctx, schemas.ModelPrefix(m.Digest)+"/"+name, filepath.Join(folder, name))
+		if err != nil && schemas.KindOf(err) != schemas.NotFound {
+			return err
+		}
+	}
+	_, text, err := c.In(folder)
+	if err != nil {
+		return err
+	}
+	_, err = s.Put(ctx, schemas.RunObject(m.Run, "report/card-"+string(m.Arm)+".md"), text, shard.PutOptions{ContentType: "text/markdown; charset=utf-8"})
+	return err
 }
 
 // HubBase is the base's name, where it is one of the Hub's.

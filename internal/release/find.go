@@ -25,6 +25,14 @@ func (m Model) Name() string {
 	return string(m.Run) + "/" + string(m.Arm)
 }
 
+// Title is the name with the digest.
+func (m Model) Title() string {
+	if m.Run == "" {
+		return m.Digest.Short()
+	}
+	return m.Name() + " (" + m.Digest.Short() + ")"
+}
+
 // Find finds the model that a name stands for: RUN, which is the last model that it trained,
 // RUN/base, RUN/sft, RUN/rl, or a digest, of which the first eight characters may do.
 func Find(ctx context.Context, s shard.Store, name string) (Model, error) {

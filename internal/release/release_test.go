@@ -337,6 +337,12 @@ func TestCard(t *testing.T) {
 	if strings.Contains(after, "7777777") {
 		t.Error("another arm's figures are on the card")
 	}
+	if err := Put(t.Context(), s, "first"); err != nil {
+		t.Fatal(err)
+	}
+	if raw, _, err := s.Get(t.Context(), "runs/first/report/card-rl.md"); err != nil || string(raw) != after {
+		t.Errorf("the stored card is %q, %v", raw, err)
+	}
 	report.Models[0].Model.Digest = models[schemas.ArmSFT]
 	put(t, s, schemas.RunObject("first", "report/report.json"), report)
 	if got := card(rl); got != before {

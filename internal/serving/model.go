@@ -2,7 +2,9 @@ package serving
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,7 +84,11 @@ func readTags(folder string) (t tags, err error) {
 			Vocab json.RawMessage `json:"vocab"`
 		} `json:"model"`
 	}
-	if err := readJSON(filepath.Join(folder, "tokenizer.json"), &tokenizer); err != nil {
+	err = readJSON(filepath.Join(folder, "tokenizer.json"), &tokenizer)
+	if errors.Is(err, fs.ErrNotExist) {
+		return t, nil // an older form, which has no such tokens
+	}
+	if err != nil {
 		return t, err
 	}
 	known := map[string]int{}

@@ -315,6 +315,13 @@ func TestParser(t *testing.T) {
 			t.Errorf("%s with %v: got %s, %v", tt.kind, tt.tokens, got, err)
 		}
 	}
+	old := model(t, "llama")
+	if err := os.Remove(filepath.Join(old, "tokenizer.json")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Parser(old); got != "olmo3" || err != nil {
+		t.Errorf("an older tokenizer: got %s, %v", got, err)
+	}
 	if _, err := Parser(t.TempDir()); schemas.KindOf(err) != schemas.InvalidInput {
 		t.Errorf("no model: got %v", err)
 	}
