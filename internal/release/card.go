@@ -38,6 +38,7 @@ type Card struct {
 // Origin is the model that training began with.
 type Origin struct {
 	Name   string         `json:"name"`
+	Commit string         `json:"commit,omitempty"` // of a hub
 	Digest schemas.Digest `json:"digest"`
 }
 
@@ -87,7 +88,7 @@ func CardOf(ctx context.Context, s shard.Store, m Model) (Card, error) {
 	if err != nil && schemas.KindOf(err) != schemas.NotFound {
 		return c, err
 	}
-	c.Base = Origin{base.Base, base.Digest}
+	c.Base = Origin{base.Base, base.Commit, base.Digest}
 	if m.Arm != schemas.ArmBase {
 		if err := c.made(ctx, s); err != nil {
 			return c, err

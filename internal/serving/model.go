@@ -38,6 +38,31 @@ func (a Adapter) rank() (int, error) {
 	return 0, schemas.Errorf(op, a.Folder, schemas.InvalidInput, "its rank is %d; it must lie between 1 and 512", c.R)
 }
 
+// CheckWeights refuses a folder whose weights are not safetensors: other forms, pickles among
+// them, may hold code, and nothing here loads them.
+func CheckWeights(folder string) error {
+	const op = "read model"
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return schemas.E(op, folder, schemas.InvalidInput, err)
+	}
+	var others []string
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case ".safetensors":
+			return nil
+		case ".bin", ".pt", ".pth", ".ckpt", ".h5", ".gguf":
+			others = append(others, e.Name())
+		}
+	}
+	found := "it has no weights"
+	if len(others) > 0 {
+		found = "its weights are " + strings.Join(others, ", ")
+	}
+	return schemas.Errorf(op, folder, schemas.InvalidInput, "there are no safetensors in it: %s", found).
+		WithHint("Convert it to safetensors first; what may hold code is not loaded.")
+}
+
 // The parsers of vllm that read a <think> block.
 const (
 	parserQwen3  = "qwen3"       // tags are tokens, and the chat template may close the block by itself

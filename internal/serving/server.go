@@ -63,6 +63,9 @@ func Start(ctx context.Context, c Config, t trainer.Config, dir string, job Job)
 		return nil, schemas.Errorf(op, job.Name, schemas.InvalidInput, "the server %s takes no adapters", kind).
 			WithHint("Set serving.server to vllm, or merge the adapter into its model.")
 	}
+	if err := CheckWeights(job.Folder); err != nil {
+		return nil, err
+	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, schemas.E(op, dir, schemas.Unavailable, err)
 	}

@@ -90,7 +90,7 @@ func model(t *testing.T, kind string, tokens ...string) string {
 		added = append(added, map[string]any{"content": content, "special": special})
 	}
 	for name, v := range map[string]any{
-		"config.json":    map[string]any{"model_type": kind},
+		"config.json": map[string]any{"model_type": kind}, "model.safetensors": nil,
 		"tokenizer.json": map[string]any{"added_tokens": added, "model": map[string]any{"vocab": map[string]int{"a": 1}}},
 	} {
 		raw, err := json.Marshal(v)
@@ -333,7 +333,7 @@ func TestAPortThatIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = Start(t.Context(), Config{Server: Precept}, trainer.Config{}, t.TempDir(), Job{Port: l.Addr().(*net.TCPAddr).Port, Name: "abc"})
+	_, err = Start(t.Context(), Config{Server: Precept}, trainer.Config{}, t.TempDir(), Job{Folder: model(t, "llama"), Port: l.Addr().(*net.TCPAddr).Port, Name: "abc"})
 	if schemas.KindOf(err) != schemas.Unavailable || !strings.Contains(err.Error(), "Name another port") {
 		t.Errorf("got %v", err)
 	}

@@ -57,6 +57,14 @@ type Reward struct {
 	TimeoutS float64 `json:"timeout_s"`
 }
 
+// Base is the job that fetches a base model.
+type Base struct {
+	Kind     string `json:"kind"`
+	Source   string `json:"source"`
+	Revision string `json:"revision"`
+	Output   string `json:"output"`
+}
+
 // Serve is the job of a model server on loopback.
 type Serve struct {
 	Kind     string `json:"kind"`

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"precept/internal/process"
@@ -26,6 +27,12 @@ type Config struct {
 	WorkDir string `json:"work_dir"`
 	// Grace is how long a process may take to leave a checkpoint. Defaults to 2m.
 	Grace schemas.Duration `json:"grace"`
+	// HubTokenEnv names the environment variable that holds a token for the Hugging Face Hub. Only the
+	// process that fetches a base model is given it. Defaults to HF_TOKEN.
+	HubTokenEnv string `json:"hub_token_env"`
+	// Mirror is an s3:// prefix that base models are taken from in the Hub's place, as
+	// OWNER/NAME/REVISION/, with main where a run names no revision.
+	Mirror string `json:"mirror"`
 	// Threads bounds the CPU threads. 0 leaves it to torch.
 	Threads int `json:"threads"`
 }
@@ -35,6 +42,17 @@ func (c Config) Work(parts ...string) string {
 	dir := cmp.Or(c.WorkDir, os.TempDir())
 	_ = os.MkdirAll(dir, 0o755) // who uses it fails and says why
 	return filepath.Join(append([]string{dir}, parts...)...)
+}
+
+// HubEnvironment is what a process needs beside that fetches from the Hub.
+func (c Config) HubEnvironment() (env []string) {
+	if token := strings.TrimSpace(os.Getenv(cmp.Or(c.HubTokenEnv, "HF_TOKEN"))); token != "" {
+		env = append(env, "HF_TOKEN="+token)
+	}
+	if endpoint := os.Getenv("HF_ENDPOINT"); endpoint != "" {
+		env = append(env, "HF_ENDPOINT="+endpoint)
+	}
+	return env
 }
 
 // Process is a running job.
