@@ -115,6 +115,9 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return err
 		}
 		defer server.Stop()
+		if server.Kind != serving.Precept {
+			atOnce = served // it batches by itself, and reads what requests share once
+		}
 		w.beat.say("")
 		client, err := llm.NewClient(llm.Endpoint{
 			Name: string(w.Arm), BaseURL: server.URL, Model: server.Model, Extra: server.Extra, Weights: w.Model.Digest,

@@ -34,8 +34,8 @@ func (a *app) serveCommand() *cobra.Command {
 model is fetched into the folder that trainer.work_dir of the configuration names.
 
 The server is the one that the configuration names (serving), or vllm where there are a GPU
-and vllm, and else the trainer's own. With vllm the chain of thought is a field of its own
-(reasoning); with the others it stands in the answer, inside <think>.
+and vllm, and else the trainer's own. With vllm a trained model's chain of thought is a field
+of its own (reasoning); with the others it stands in the answer, inside <think>.
 
 ` + modelNames + `
 
@@ -122,7 +122,7 @@ func (a *app) host(ctx context.Context, c config.Config, store shard.Store, name
 			return nil, err
 		}
 	}
-	job := serving.Job{Port: h.port, AtOnce: h.atOnce, Parsed: h.parsed}
+	job := serving.Job{Port: h.port, AtOnce: h.atOnce}
 	for _, text := range h.adapters {
 		name, folder, ok := strings.Cut(text, "=")
 		if !ok || name == "" || folder == "" {
@@ -134,6 +134,12 @@ func (a *app) host(ctx context.Context, c config.Config, store shard.Store, name
 	if err != nil {
 		return nil, err
 	}
+	if m.Run == "" {
+		if m, err = release.Maker(ctx, store, m); err != nil {
+			return nil, err
+		}
+	}
+	job.Parsed = h.parsed && m.Thinks()
 	fmt.Fprintf(a.err, "Fetching %s and starting its server\n", m.Title())
 	job.Name, job.Folder = m.Digest.Short(), c.Trainer.Work("models", string(m.Digest))
 	if err := shard.GetFolder(ctx, store, schemas.ModelPrefix(m.Digest), job.Folder); err != nil {

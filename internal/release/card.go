@@ -32,7 +32,7 @@ type Card struct {
 	Simulated []string   `json:"simulated,omitempty"`
 	// Evaluation is nil where there is none yet.
 	Evaluation *Evaluation `json:"evaluation,omitempty"`
-	Parser     string      `json:"reasoning_parser"`
+	Parser     string      `json:"reasoning_parser,omitempty"`
 }
 
 // Origin is the model that training began with.
@@ -76,7 +76,7 @@ type Evaluation struct {
 func CardOf(ctx context.Context, s shard.Store, m Model) (Card, error) {
 	if m.Run == "" {
 		var err error
-		if m, err = maker(ctx, s, m); err != nil {
+		if m, err = Maker(ctx, s, m); err != nil {
 			return Card{}, err
 		}
 	}
@@ -97,8 +97,8 @@ func CardOf(ctx context.Context, s shard.Store, m Model) (Card, error) {
 	return c, c.evaluated(ctx, s)
 }
 
-// maker is the first run, by its ID, that made a model.
-func maker(ctx context.Context, s shard.Store, m Model) (Model, error) {
+// Maker finds the first run, by its ID, that made a model. Where there is none, m is as it was.
+func Maker(ctx context.Context, s shard.Store, m Model) (Model, error) {
 	var keys []string
 	for info, err := range s.List(ctx, "runs/") {
 		if err != nil {
@@ -223,8 +223,10 @@ func (c *Card) evaluated(ctx context.Context, s shard.Store) error {
 // In completes the card with what the model's folder says, and writes it as the folder's
 // README.md in the form of the Hugging Face Hub.
 func (c Card) In(folder string) (Card, []byte, error) {
-	// A folder that vllm can't load either has none.
-	c.Parser, _ = serving.Parser(folder)
+	if (Model{Arm: c.Arm}).Thinks() {
+		// A folder that vllm can't load either has none.
+		c.Parser, _ = serving.Parser(folder)
+	}
 	var b bytes.Buffer
 	if err := cardTemplate.Execute(&b, c); err != nil {
 		return c, nil, schemas.E("write card", c.Name, schemas.Internal, err)

@@ -25,6 +25,10 @@ func (m Model) Name() string {
 	return string(m.Run) + "/" + string(m.Arm)
 }
 
+// Thinks reports whether the model was trained to answer with a chain of thought. Where others are
+// read as if they did, all they say is taken for one.
+func (m Model) Thinks() bool { return m.Arm == schemas.ArmSFT || m.Arm == schemas.ArmRL }
+
 // Title is the name with the digest.
 func (m Model) Title() string {
 	if m.Run == "" {

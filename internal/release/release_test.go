@@ -318,7 +318,7 @@ func TestCard(t *testing.T) {
 	if sft := card(Model{models[schemas.ArmSFT], "first", schemas.ArmSFT}); strings.Contains(sft, "judge of rl") || strings.Contains(sft, `"generations"`) {
 		t.Errorf("the card of sft tells of rl:\n%s", sft)
 	}
-	if base := card(Model{models[schemas.ArmBase], "first", schemas.ArmBase}); strings.Contains(base, "Simulated") || strings.Contains(base, "base_model") {
+	if base := card(Model{models[schemas.ArmBase], "first", schemas.ArmBase}); strings.Contains(base, "Simulated") || strings.Contains(base, "base_model") || strings.Contains(base, "--reasoning-parser") {
 		t.Errorf("the card of the base tells of training:\n%s", base)
 	}
 	has(card(Model{Digest: stored(t, s, files("a stranger"))}), "No run in the store says how this model was made.")
