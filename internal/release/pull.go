@@ -80,6 +80,7 @@ func Pull(ctx context.Context, s shard.Store, digest schemas.Digest, dir string,
 			}
 		}
 		if err := checkContent(path, f.Path); err != nil {
+			_ = os.Remove(path) // it must not stay
 			return p, err
 		}
 		if say != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
 
 	"precept/internal/shard"
 	"precept/schemas"
@@ -238,6 +239,9 @@ func TestPullRefuses(t *testing.T) {
 			if _, err := os.Stat(dir); !os.IsNotExist(err) {
 				t.Errorf("the folder is there: %v", err)
 			}
+			if left, err := filepath.Glob(filepath.Join(filepath.Dir(dir), ".*", tt.file)); err != nil || len(left) > 0 {
+				t.Errorf("it leaves %v, %v", left, err)
+			}
 		})
 	}
 	s := shard.NewMemory()
@@ -312,6 +316,17 @@ func TestCard(t *testing.T) {
 		"`sft`, seed 1, code `abc1234`, weights `"+string(models[schemas.ArmSFT])+"`", `"learning_rate": 0.00001`,
 		"vllm serve . --served-model-name "+rl.Digest.Short()+" --load-format safetensors", "--reasoning-parser olmo3", "transformers serve . --continuous-batching",
 		"No figures of these weights are known.")
+	var front map[string]any
+	if err := yaml.Unmarshal([]byte(strings.Split(before, "---\n")[1]), &front); err != nil {
+		t.Fatal(err)
+	}
+	wantFront := map[string]any{
+		"library_name": "transformers", "pipeline_tag": "text-generation", "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+		"tags": []any{"deliberative-alignment", "safety", "sft", "rl"},
+	}
+	if d := cmp.Diff(wantFront, front); d != "" {
+		t.Errorf("the front matter (- want, + got):\n%s", d)
+	}
 	if d := cmp.Diff(before, card(Model{Digest: rl.Digest})); d != "" {
 		t.Errorf("named by its digest, it has another card:\n%s", d)
 	}
