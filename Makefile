@@ -7,6 +7,7 @@ BIN   := .precept/bin
 TOOLS := infra/tools/go.mod infra/tools/go.sum
 DEV   := $(BIN)/precept-dev
 VENV  := .precept/venv
+CUDA  := .precept/cuda
 
 ##@ To use
 .PHONY: help
@@ -45,6 +46,16 @@ tools: $(BIN)/temporal $(BIN)/versitygw $(BIN)/process-compose ## build the embe
 build: ## build worker, starter, simllm and precept-dev
 	@mkdir -p $(BIN)
 	$(call building,the programs,go build -o $(BIN)/ ./worker ./starter ./infra/simllm && go build -o $(DEV) ./infra/dev)
+
+# The probe is linked against a stand-in: the driver's own library comes with the machine it runs on.
+.PHONY: cuda
+cuda: ## build gpuprobe, by which a worker beside it finds GPUs; needs a C compiler
+	@mkdir -p $(BIN) $(CUDA)
+	$(call building,gpuprobe,$(CUDA_HEADERS) && $(CUDA_STUB) && $(CUDA_ENV) go build -tags cuda -o $(BIN)/gpuprobe ./internal/gpu/probe)
+
+CUDA_HEADERS = sh infra/cuda/headers.sh $(CUDA)/headers
+CUDA_STUB    = "$$(go env CC)" -shared -fPIC -Wl,-soname,libcuda.so.1 -o $(CUDA)/libcuda.so internal/gpu/testdata/fakecuda/libcuda.c
+CUDA_ENV     = CGO_ENABLED=1 CGO_CFLAGS="-I$(CURDIR)/$(CUDA)/headers/include" CGO_LDFLAGS="-L$(CURDIR)/$(CUDA)"
 
 # What a first set-up costs, said before it starts; measured on Linux amd64 with two cores.
 .PHONY: announce
@@ -120,7 +131,7 @@ RACE     := ./internal/... ./workflows/... ./activities/...
 .PHONY: test
 test: ## everything that CI runs
 	@begun=$$(date +%s); \
-	$(MAKE) --no-print-directory lint test-go test-trainer test-e2e && \
+	$(MAKE) --no-print-directory lint test-go test-cuda test-trainer test-e2e && \
 	printf '\nAll passed in %d s\n' $$(($$(date +%s) - begun))
 
 .PHONY: bench
@@ -151,6 +162,15 @@ test-go:
 # On Linux the race detector needs a C compiler, which a user's machine may lack; CI has one.
 RACE_TEST = if command -v "$$(go env CC)" >/dev/null || [ -n "$$CI" ]; then CGO_ENABLED=1 go test -race $(RACE); \
 	else echo "SKIPPED: the race detector needs a C compiler ($$(go env CC)), and there is none"; fi
+
+# As with the race detector: a user's machine may lack a C compiler, CI has one.
+.PHONY: test-cuda
+test-cuda:
+	$(call step,gpuprobe,$(if $(CUDA_SKIP),echo "SKIPPED: $(CUDA_SKIP)",$(MAKE) --no-print-directory cuda $(BIN)/staticcheck && \
+		$(CUDA_ENV) go vet -tags cuda ./internal/gpu/... && $(CUDA_ENV) $(BIN)/staticcheck -tags cuda ./internal/gpu/... && \
+		$(CUDA_ENV) go test -count 1 -tags cuda ./internal/gpu/...))
+
+CUDA_SKIP = $(if $(or $(CI),$(shell command -v "$$(go env CC)")),$(if $(filter linux,$(shell go env GOOS)),,the CUDA driver is for Linux),gpuprobe needs a C compiler and there is none)
 
 .PHONY: test-trainer
 test-trainer:

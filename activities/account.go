@@ -39,6 +39,7 @@ type account struct {
 	most    schemas.Cost         // of one request
 	told    schemas.Cost         // the same, as the lease tells
 	broke   bool                 // a request was refused for the grant
+	needs   schemas.Cost         // the grant that would have done for that request
 	settled chan struct{}        // closed by the next request that is settled
 
 	filling chan struct{} // closed when more is reserved; nil where that isn't under way
@@ -93,8 +94,8 @@ func (a *account) Send(ctx context.Context, bill llm.Bill) error {
 		switch {
 		case !a.allows(one):
 			// What is in flight will most likely take less than it can.
-			if a.flying.Calls == 0 {
-				a.broke = true
+			if a.flying.Calls == 0 && !a.broke {
+				a.broke, a.needs = true, a.with(one)
 			}
 			if a.broke {
 				a.mu.Unlock()
@@ -133,7 +134,19 @@ func (a *account) allows(one reserve) bool {
 	if a.grant == nil {
 		return true
 	}
-	return !a.broke && a.usage.AtMost().Plus(a.flying.Cost).Plus(a.batched.Cost).Plus(one.Cost).Within(*a.grant)
+	return !a.broke && a.with(one).Within(*a.grant)
+}
+
+// with is what the account can come to with one more request.
+func (a *account) with(one reserve) schemas.Cost {
+	return a.usage.AtMost().Plus(a.flying.Cost).Plus(a.batched.Cost).Plus(one.Cost)
+}
+
+// needed is the grant with which the account could have gone on, where one was refused.
+func (a *account) needed() schemas.Cost {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.needs
 }
 
 // least is how many requests are reserved at a time, at least. Else it is as many as are
@@ -197,6 +210,9 @@ func (a *account) Postpone(_ context.Context, bill llm.Bill) error {
 	defer a.mu.Unlock()
 	one := reserve{1, bill.Most}
 	if !a.allows(one) {
+		if a.needs == (schemas.Cost{}) {
+			a.needs = a.with(one)
+		}
 		return errGrant
 	}
 	a.batched = a.batched.plus(one)
@@ -223,9 +239,7 @@ func (a *account) Found(ctx context.Context, bill llm.Bill, took schemas.Usage, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sizes != nil {
-		a.sizes.found++
-		a.sizes.prompt += took.PromptTokens
-		a.sizes.completion += took.CompletionTokens
+		a.sizes.found(bill, took)
 	}
 	if !own || a.seen[bill.Key] {
 		a.usage.Cached++
@@ -239,12 +253,11 @@ func (a *account) Found(ctx context.Context, bill llm.Bill, took schemas.Usage, 
 }
 
 // Missing implements llm.Payer.
-func (a *account) Missing(_ context.Context, bill llm.Bill) {
+func (a *account) Missing(_ context.Context, bill llm.Bill, r llm.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sizes != nil {
-		a.sizes.missing++
-		a.sizes.bytes += bill.Bytes
+		a.sizes.lacking(bill, r)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"precept/internal/fleet"
 	"precept/internal/llm"
 	"precept/internal/policy"
+	"precept/internal/reward"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -27,6 +28,7 @@ type Activities struct {
 	holder  string        // names this process in leases
 	ttl     time.Duration // bounds how long a dead worker keeps others from its task
 	offline bool          // models answer from the journal alone
+	tell    func(context.Context, schemas.OutagesTold) error
 
 	mu       sync.Mutex
 	clients  map[string]*llm.Client
@@ -41,7 +43,7 @@ type Activities struct {
 // New returns the activities of a worker named holder.
 func New(c config.Config, store shard.Store, journal *shard.Journal, holder string) *Activities {
 	return &Activities{
-		config: c, store: store, journal: journal, holder: holder, ttl: leaseTTL,
+		config: c, store: store, journal: journal, holder: holder, ttl: leaseTTL, tell: signalRun,
 		clients:  map[string]*llm.Client{},
 		plans:    map[schemas.Digest]*schemas.Plan{},
 		policies: map[schemas.Digest]*policy.Policy{},
@@ -134,7 +136,7 @@ func fail(err error, details ...any) error {
 	}
 	kind := schemas.KindOf(err)
 	return temporal.NewApplicationErrorWithOptions(err.Error(), string(kind), temporal.ApplicationErrorOptions{
-		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err) || errors.As(err, new(*givenUpError)),
+		NonRetryable:   kind == schemas.InvalidInput || kind == schemas.BudgetExceeded || llm.IsAccount(err) || errors.As(err, new(*givenUpError)) || errors.As(err, new(*reward.MissingError)),
 		NextRetryDelay: llm.RetryAfter(err),
 		Details:        details,
 	})

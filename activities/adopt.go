@@ -328,11 +328,7 @@ func (d *dataset) write(ctx context.Context, category schemas.Category) error {
 	t.Category = category
 	examples, rl := make([]schemas.Example, len(rows)), make([]schemas.RLPrompt, len(rows))
 	for i, r := range rows {
-		examples[i] = schemas.Example{
-			Prompt: r.Messages, Completion: []schemas.Message{{Role: "assistant", Content: r.Target}}, PromptID: r.ID,
-			Category: r.Category, Intent: r.Intent, Language: r.Language, Source: r.Source,
-		}
-		examples[i].ID = exampleID(examples[i])
+		examples[i] = exampleOf(r)
 		rl[i] = schemas.RLPrompt{PromptID: r.ID, Prompt: r.Messages, Category: r.Category, Intent: r.Intent, Language: r.Language, Source: r.Source}
 	}
 	if err := writeOwn(ctx, d, t, 0, examples, ledger); err != nil {

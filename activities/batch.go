@@ -270,6 +270,7 @@ func (b *batches) asks(endpoint string) (*llm.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.beat.watch(c)
 	return c.Guarded(b.guard).Paying(b.account), nil
 }
 

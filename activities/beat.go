@@ -17,13 +17,16 @@ type beat struct {
 	took func() schemas.Usage // nil where nothing is paid for
 	quit chan struct{}
 	done chan struct{}
+
+	lookout *lookout // nil where no endpoint is looked after
+	looked  chan struct{}
 }
 
 func startBeat(ctx context.Context) *beat { return startPaying(ctx, nil) }
 
 // startPaying is startBeat for what takes money.
 func startPaying(ctx context.Context, took func() schemas.Usage) *beat {
-	b := &beat{took: took, quit: make(chan struct{}), done: make(chan struct{})}
+	b := &beat{took: took, quit: make(chan struct{}), done: make(chan struct{}), looked: make(chan struct{})}
 	activity.RecordHeartbeat(ctx, b.progress())
 	go func() {
 		defer close(b.done)
@@ -51,7 +54,13 @@ func (b *beat) progress() schemas.TaskProgress {
 	return now
 }
 
-func (b *beat) stop() { close(b.quit); <-b.done }
+func (b *beat) stop() {
+	close(b.quit)
+	<-b.done
+	if b.lookout != nil {
+		<-b.looked
+	}
+}
 
 func (b *beat) set(p schemas.TaskProgress) {
 	b.mu.Lock()

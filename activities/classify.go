@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// classifyVersion changes when the same votes give other labels.
-	classifyVersion = 2
+	// classifyVersion changes when the same votes give other labels, or are counted otherwise.
+	classifyVersion = 3
 	// classifyRows is how many rows a task classifies.
 	classifyRows = 2_000
 )
@@ -216,7 +216,8 @@ func doClassify(ctx context.Context, w *work) error {
 		}
 		r, err := j.Asking(choice).Classify(ctx, l.Prompt)
 		if err != nil {
-			return l, w.unanswered(err, s.Votes-len(r.Votes)-r.Lost)
+			answered := len(r.Votes) + r.Lost
+			return l, w.unanswered(err, answered, max(1, judge.FewestLabels(s.Votes)-answered), s.Votes-answered)
 		}
 		l.Category, l.Second, l.Intent, l.Votes = r.Category, r.Second, r.Intent, r.Votes
 		l.Judge = choice.who()

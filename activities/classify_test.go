@@ -85,10 +85,11 @@ func TestRowsWithoutLabelsAreClassified(t *testing.T) {
 	}
 	want := []schemas.Ledger{
 		ledger(4, map[schemas.Reason]int64{
-			schemas.ReasonNoneOfThese: 1, schemas.ReasonUnclear: 1, schemas.ReasonMalformedVerdict: 1, schemas.ReasonEmpty: 1, schemas.ReasonCheck: 1,
+			schemas.ReasonNoneOfThese: 1, schemas.ReasonUnclear: 1, schemas.ReasonMalformedVerdict: 1, schemas.ReasonEmpty: 1,
 		}),
 		ledger(4, map[schemas.Reason]int64{schemas.ReasonDuplicate: 1}),
 	}
+	want[0].Checked, want[0].Planned = 1, want[0].Planned+1
 	for i, s := range w.sums {
 		if d := cmp.Diff(want[i], s.Ledger); d != "" {
 			t.Errorf("%s (- want, + got):\n%s", s.Stage, d)
@@ -251,12 +252,36 @@ func TestUnusableConversationsAreRejected(t *testing.T) {
 		t.Errorf("(- want, + got):\n%s", d)
 	}
 
-	// A file of which hardly a row can be used is taken for another one.
-	spec.Prompts.Imports[0].MaxChars = 5
+	// A file of which no row can be used is taken for another one.
+	spec.Prompts.Imports[0].MaxChars = 3
 	w = newWorld(t, spec, options{})
 	_, err := call[schemas.InputsRef](w, w.Import, ImportRequest{Run: w.run, Spec: w.spec})
-	if f := failure(t, err); f.Type() != string(schemas.InvalidInput) || !strings.Contains(f.Message(), "4 of 6 conversations can't be used, the first one in row 1 (too long)") {
+	if f := failure(t, err); f.Type() != string(schemas.InvalidInput) || !strings.Contains(f.Message(), ".jsonl: none of its rows can be used; row 1: has more than 3 characters in its last turn. Name the column") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestARowWithoutATextIsRejected: it ends up in the ledger, not the run, and the run's notes
+// say which one it is.
+func TestARowWithoutATextIsRejected(t *testing.T) {
+	t.Parallel()
+	spec := imported(t)
+	in := lines(t, row{"text": "One?"}, row{"text": "  "}, row{"text": "Two?"}, row{"text": 3})
+	in.Category, in.Intent = "violence", schemas.IntentBenign
+	spec.Prompts.Imports = []schemas.Import{in}
+	w := newWorld(t, spec, options{}).stages(schemas.StagePrompts)
+	want := ledger(2, map[schemas.Reason]int64{schemas.ReasonEmpty: 1, schemas.ReasonMalformed: 1})
+	if d := cmp.Diff(want, w.sums[0].Ledger); d != "" {
+		t.Errorf("(- want, + got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{in.Path + `: 2 of 4 rows can't be used and are rejected; the first is row 2: column "text" is empty`}, w.inputs.Notes); d != "" {
+		t.Error(d)
+	}
+	spec.Evaluate = schemas.EvaluateSpec{Suites: []schemas.Import{in}, Grader: schemas.RoleOf("grader")}
+	w = newWorld(t, spec, options{})
+	_, err := call[schemas.InputsRef](w, w.Import, ImportRequest{Run: w.run, Spec: w.spec})
+	if f := failure(t, err); f.Type() != string(schemas.InvalidInput) || !strings.HasSuffix(f.Message(), `.jsonl: row 2: column "text" is empty`) {
+		t.Errorf("a suite must be whole: %v", err)
 	}
 }
 

@@ -70,7 +70,8 @@ func doFilter(ctx context.Context, w *work) error {
 		c := completions[i]
 		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, CoT: c.CoT, Answer: c.Answer})
 		if err != nil {
-			return schemas.Verdict{}, w.unanswered(err, w.spec.Filter.Votes-len(r.Votes)-r.Lost)
+			answered := len(r.Votes) + r.Lost
+			return schemas.Verdict{}, w.unanswered(err, answered, 1, w.spec.Filter.Votes-answered)
 		}
 		v := verdict(c, who, r)
 		return v, w.trip.count(v.Reason, v)

@@ -129,7 +129,7 @@ func doGenerate(ctx context.Context, w *work) error {
 			Messages: generate.Messages(cp, b), Temperature: *g.Temperature, MaxTokens: g.MaxTokens, Sample: int(b.Round), Refresh: w.refresh(),
 		})
 		if err != nil {
-			return schemas.Generated{}, w.unanswered(err, 1)
+			return schemas.Generated{}, w.unanswered(err, 0, 1, 1)
 		}
 		text, reason := generate.Parse(answer)
 		r := schemas.Generated{

@@ -72,7 +72,8 @@ func doGrade(ctx context.Context, w *work) error {
 		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
 		g.Grader = who
 		if err != nil {
-			return g, w.unanswered(err, w.spec.Evaluate.Votes-len(r.Votes)-r.Lost)
+			answered := len(r.Votes) + r.Lost
+			return g, w.unanswered(err, answered, 1, w.spec.Evaluate.Votes-answered)
 		}
 		g.Votes = r.Votes
 		if len(r.Votes) == 0 {

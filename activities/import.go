@@ -74,6 +74,11 @@ func (a *Activities) importAll(ctx context.Context, req ImportRequest) (ref sche
 	if inputs.Dataset, err = a.importFiles(ctx, spec.From.Dataset, nil, p, 0, asDataset); err != nil {
 		return ref, err
 	}
+	if spec.Passes(schemas.StageSFT) {
+		if inputs.Mix, err = a.importMix(ctx, spec.SFT.Mix.Files, inputs.Suites); err != nil {
+			return ref, err
+		}
+	}
 	for name, body := range p.Files() {
 		object := schemas.PolicyPrefix(p.Digest()) + "/" + name
 		if err := a.putOnce(ctx, object, []byte(body)); err != nil {
@@ -92,10 +97,13 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 	ref = schemas.InputsRef{
 		Object: object, Digest: schemas.DigestOf(inputs), Policy: inputs.Policy,
 		Categories: len(inputs.Categories), PromptRows: schemas.Rows(inputs.Prompts), Sampled: map[schemas.Arm]int64{}, Simulated: inputs.Simulated,
-		Hosted: hosted(a.usedEndpoints(req.Spec)),
+		Hosted: hosted(a.usedEndpoints(req.Spec)), MixRows: schemas.Rows(inputs.Mix),
 	}
 	for _, in := range inputs.Prompts {
 		ref.Unlabelled += in.Unlabelled
+		if in.Unusable != "" && len(ref.Notes) < mostNotes {
+			ref.Notes = append(ref.Notes, in.Unusable)
+		}
 	}
 	ref.Checks = min(int64(req.Spec.Prompts.Classify.Check), ref.PromptRows-ref.Unlabelled)
 	if g := req.Spec.Prompts.Generate; req.Spec.Passes(schemas.StageGenerate) {
@@ -108,6 +116,9 @@ func (a *Activities) putInputs(ctx context.Context, req ImportRequest, inputs sc
 	}
 	return ref, nil
 }
+
+// mostNotes bounds the files of which a run notes that rows can't be used: it carries them.
+const mostNotes = 10
 
 // role is an endpoint in a part of the run.
 type role struct {
@@ -155,7 +166,7 @@ func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 func (a *Activities) checkEndpoints(used []role) (simulated []string, err error) {
 	for _, r := range used {
 		if r.err != nil {
-			return nil, schemas.Errorf("check run spec", r.field, schemas.InvalidInput, "%w", r.err)
+			return nil, schemas.Errorf("check run spec", r.routes.Field(r.field, r.name), schemas.InvalidInput, "%w", r.err)
 		}
 		if r.endpoint.Simulated {
 			simulated = append(simulated, r.name)
@@ -291,7 +302,7 @@ func (a *Activities) writeSuite(ctx context.Context, input *schemas.Input, f fil
 
 // scanFile hands the rows of a file on, the first limit ones where it isn't 0.
 func scanFile(path, name string, in schemas.Import, limit int, each func(schemas.Prompt) error) error {
-	return scanRows(path, name, in, limit, prompts.Scan, each)
+	return scanRows(path, name, in, limit, prompts.Scan, func(r prompts.Imported) error { return each(r.Prompt) })
 }
 
 // scanAnswered hands the conversations of a file on.
@@ -341,15 +352,10 @@ func checkCategory(f file, row int64, c schemas.Category, p *policy.Policy) erro
 // countRows checks a file's training prompts, or its conversations, and counts them.
 func countRows(input *schemas.Input, f file, p *policy.Policy, limit int, answered bool) error {
 	input.ByCategory = map[schemas.Category]int64{}
-	var unusable, first int64
-	var why schemas.Reason
+	var unusable int64
+	first := ""
 	count := func(r schemas.Prompt) error {
 		input.Rows++
-		if r.Reason != "" {
-			if unusable++; unusable == 1 {
-				first, why = input.Rows, r.Reason
-			}
-		}
 		if r.Category != "" {
 			if err := checkCategory(f, input.Rows, r.Category, p); err != nil {
 				return err
@@ -365,12 +371,26 @@ func countRows(input *schemas.Input, f file, p *policy.Policy, limit int, answer
 	if answered {
 		return scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error { return count(r.Prompt) })
 	}
-	err := scanFile(f.path, f.name, f.in, limit, count)
-	if err == nil && 2*unusable > input.Rows {
-		err = schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "%d of %d conversations can't be used, the first one in row %d (%s)", unusable, input.Rows, first, why).
-			WithHint("Name the column that holds the turns: columns.messages.")
+	err := scanRows(f.path, f.name, f.in, limit, prompts.Scan, func(r prompts.Imported) error {
+		if err := count(r.Prompt); err != nil {
+			return err
+		}
+		if r.Reason != "" {
+			if unusable++; unusable == 1 {
+				first = fmt.Sprintf("row %d: %s", input.Rows, r.Wrong)
+			}
+		}
+		return nil
+	})
+	switch {
+	case err != nil || unusable == 0:
+		return err
+	case unusable == input.Rows:
+		return schemas.Errorf("import prompts", f.name, schemas.InvalidInput, "none of its rows can be used; %s", first).
+			WithHint("Name the column that holds the text, columns.text, or the turns, columns.messages.")
 	}
-	return err
+	input.Unusable = fmt.Sprintf("%s: %d of %d rows can't be used and are rejected; the first is %s", f.name, unusable, input.Rows, first)
+	return nil
 }
 
 // checkPromptSpec checks what only the policy can tell: which categories there are.
@@ -389,10 +409,10 @@ func checkPromptSpec(spec schemas.PromptsSpec, p *policy.Policy) error {
 
 // readSuite reads a suite's prompts, each with the label that says what is right.
 func readSuite(f file, p *policy.Policy) (rows []schemas.Prompt, err error) {
-	err = scanFile(f.path, f.name, f.in, 0, func(r schemas.Prompt) error {
-		rows = append(rows, r)
+	err = scanRows(f.path, f.name, f.in, 0, prompts.Scan, func(r prompts.Imported) error {
+		rows = append(rows, r.Prompt)
 		if r.Reason != "" {
-			return schemas.Errorf("import suite", f.name, schemas.InvalidInput, "the conversation in row %d can't be used (%s)", len(rows), r.Reason)
+			return schemas.Errorf("import suite", f.name, schemas.InvalidInput, "row %d: %s", len(rows), r.Wrong)
 		}
 		if err := checkCategory(f, int64(len(rows)), r.Category, p); err != nil {
 			return err

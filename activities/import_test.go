@@ -58,7 +58,7 @@ func TestImportRefusesBadInput(t *testing.T) {
 		{"unknown format", prompts("prompts.xyz"), "prompts.xyz"},
 		{"unknown category", prompts("category.jsonl"), `row 1 has category "weather"`},
 		{"unknown intent", prompts("intent.jsonl"), `intent "vile"`},
-		{"no text", prompts("notext.jsonl"), "notext.jsonl: row 1"},
+		{"no text", prompts("notext.jsonl"), `notext.jsonl: none of its rows can be used; row 1: column "text" is empty`},
 		{"no such column", func(s *schemas.RunSpec) { s.Prompts.Imports[0].Columns = map[string]string{"text": "ask"} }, `"ask"`},
 		{"no such suite", suite("none.jsonl"), "none.jsonl"},
 		{"unknown category in a suite", suite("category.jsonl"), "category.jsonl"},

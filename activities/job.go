@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.temporal.io/sdk/activity"
 
+	"precept/internal/gpu"
 	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -24,10 +27,13 @@ import (
 // machine by checkpoints in the store.
 type job struct {
 	*work
-	key   schemas.Key
-	dir   string
-	rows  int64 // that the trainer read
-	curve []schemas.CurvePoint
+	key  schemas.Key
+	dir  string
+	rows int64  // that the trainer trains on
+	note string // how it is placed on devices
+	// heldOut are those it read beside them.
+	heldOut int64
+	curve   []schemas.CurvePoint
 	// extra is what else a checkpoint must bring back, by file name.
 	extra  map[string]any
 	upload *upload
@@ -129,12 +135,29 @@ func (j *job) resume(ctx context.Context) (from string, step int, err error) {
 // checkpoints is the prefix of the job's stored checkpoints.
 func (j *job) checkpoints() string { return "checkpoints/" + string(j.key) + "/" }
 
+// training fills in what all jobs say alike, and how this one is placed.
+func (j *job) training(spec schemas.TrainerSpec, p gpu.Plan, t trainer.Training) trainer.Training {
+	t.Output, t.Checkpoints, t.Seed = j.path("model"), j.path("checkpoints"), j.spec.Seed
+	t.GradientAccumulation, t.Device, t.DType = p.Accumulation, "auto", p.DType
+	if t.GradientCheckpointing = p.Checkpointing; p.Processes > 1 {
+		t.Processes = p.Processes
+	}
+	t.ReportTo, t.Trainer = spec.ReportTo, spec.Trainer
+	return t
+}
+
 // run trains and stores the model. When the worker stops, the trainer is asked for a
-// checkpoint first.
-func (j *job) run(ctx context.Context, command string, spec any, env ...string) (ref schemas.ModelRef, err error) {
+// checkpoint first. While busy, nothing is to be heard of it.
+func (j *job) run(ctx context.Context, command string, spec schemas.TrainerSpec, file any, busy func() bool, env ...string) (ref schemas.ModelRef, err error) {
 	training, cancel := j.untilStop(ctx)
 	defer cancel()
-	done, err := trainer.Run(training, j.config.Trainer, command, j.dir, spec, func(e trainer.Event) error {
+	training, heard, end := trainer.Watch(training, time.Duration(spec.HangAfter), busy)
+	defer end()
+	if len(spec.ReportTo) > 0 {
+		env = append(env, j.config.Trainer.Named()...)
+	}
+	done, err := trainer.Run(training, j.config.Trainer, command, j.dir, file, func(e trainer.Event) error {
+		heard()
 		return j.event(ctx, e)
 	}, env...)
 	if err := errors.Join(err, j.upload.wait()); err != nil {
@@ -154,8 +177,8 @@ func (j *job) run(ctx context.Context, command string, spec any, env ...string) 
 func (j *job) event(ctx context.Context, e trainer.Event) error {
 	switch e.Event {
 	case trainer.EventStart:
-		j.rows = e.Rows
-		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps"})
+		j.rows, j.heldOut = e.Rows, e.HeldOut
+		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps", Note: j.note})
 	case trainer.EventProgress:
 		metrics := e.Metrics
 		if metrics == nil {
@@ -163,11 +186,22 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 		}
 		metrics["loss"], metrics["tokens_per_second"] = e.Loss, e.TokensPerSecond
 		j.curve = append(j.curve, schemas.CurvePoint{Step: e.Step, Metrics: metrics})
-		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Metrics: metrics})
+		j.beat.set(schemas.TaskProgress{Done: int64(e.Step), Total: int64(e.TotalSteps), Unit: "steps", Note: j.note, Metrics: metrics})
+	case trainer.EventEvaluation:
+		j.evaluated(e)
 	case trainer.EventCheckpoint:
 		return j.checkpoint(ctx, e)
 	}
 	return j.upload.err()
+}
+
+// evaluated adds what was measured on held-out rows to the curve's point of the step.
+func (j *job) evaluated(e trainer.Event) {
+	for i := range j.curve {
+		if j.curve[i].Step == e.Step {
+			maps.Copy(j.curve[i].Metrics, e.Metrics)
+		}
+	}
 }
 
 // checkpoint completes a checkpoint and has it uploaded.

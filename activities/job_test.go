@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
 )
@@ -286,32 +287,153 @@ func TestRL(t *testing.T) {
 	}
 }
 
-// TestRLWaitsWhileTheJudgesAccountIsRefused: the refusal gives no reward, the job leaves a
-// checkpoint of its last finished step, and goes on from there.
-func TestRLWaitsWhileTheJudgesAccountIsRefused(t *testing.T) {
-	t.Parallel()
+// stepping is a trainer that asks for rewards of some completions a step and, as the real
+// one does, ends with a checkpoint when it is told to.
+func stepping(t *testing.T, steps int, completions ...string) trainer.Config {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As the trainer does, it ends with a checkpoint when it is told to.
-	c := python(t, fmt.Sprintf(`
+	items := make([]string, len(completions))
+	for i, c := range completions {
+		items[i] = fmt.Sprintf(`$(item "%s $1.")`, c)
+	}
+	return python(t, fmt.Sprintf(`
 trap "" TERM
 item() { echo "{\"prompt_id\":\"p\",\"category\":\"violence\",\"intent\":\"benign\",\"prompt\":[{\"role\":\"user\",\"content\":\"Ask.\"}],\"completion\":\"<think>a</think> $1\"}"; }
-ask() { echo "{\"step\":$1,\"items\":[$(item "One $1."),$(item "Two $1."),$(item "Three $1.")]}" | %s=$(field url) %q >> "$here/rewards" 2>&1; }
-echo '{"event":"start","total_steps":2}'
+ask() { echo "{\"step\":$1,\"items\":[%s]}" | %s=$(field url) %q >> "$here/rewards" 2>&1; }
+echo '{"event":"start","total_steps":%d}'
+from=$(field resume_from)
 at=0
-case "$(field resume_from)" in *-1) at=1;; esac
-while [ $at -lt 2 ]; do
+[ -z "$from" ] || at=${from##*-}
+while [ $at -lt %[4]d ]; do
 	if ! ask $at; then
-		save $at
+		[ $at -eq 0 ] || save $at
 		echo "{\"event\":\"interrupted\",\"step\":$at}"
 		exit 3
 	fi
 	at=$((at+1))
 	step $at
 done
-finish`, postEnv, self))
+finish`, strings.Join(items, ","), postEnv, self, steps))
+}
+
+// TestRLWaitsWhenTooManyRewardsAreMissing: the job leaves a checkpoint of its last finished
+// step and, when it goes on, asks for nothing that was answered before.
+func TestRLWaitsWhenTooManyRewardsAreMissing(t *testing.T) {
+	t.Parallel()
+	c := stepping(t, 3, "One", "Two", "Three")
+	models := newModels(t)
+	spec := imported(t, fivePrompts()...)
+	spec.SFT.Skip = true
+	spec.RL = schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: 3, PromptsPerStep: 1, Generations: 3, Votes: 2}
+	w := newWorld(t, spec, options{models: models, trainer: c, tries: 1}).stages(dataStages...)
+	away := "Three 0." // one of three may be missing
+	models.says(func(q question) *reply {
+		if q.has(away) || q.has("Two 1.") || q.has("Three 1.") {
+			return &reply{status: 503, text: "overloaded"}
+		}
+		return nil
+	})
+	models.take()
+	plan := w.plans(schemas.StageRL)
+	_, err := w.does(schemas.StageRL, plan, 0)
+	f := failure(t, err)
+	var told schemas.TaskFailure
+	if err := f.Details(&told); err != nil || told.Account || told.Endpoint != "judge" {
+		t.Errorf("the failure tells %+v, %v", told, err)
+	}
+	if !f.NonRetryable() || f.Type() != string(schemas.Unavailable) || !strings.Contains(f.Message(), "2 of the 3 rewards of step 2 are missing, more than max_missing 50%") || !strings.Contains(f.Message(), "overloaded") {
+		t.Errorf("got %v", err)
+	}
+	if got := beside(t, c, "rewards"); !strings.Contains(got, "[1,1,null]") || !strings.Contains(got, "HTTP 410") {
+		t.Errorf("the trainer was told %q", got)
+	}
+	answered := 0
+	for _, q := range models.take() {
+		if q.has("One 1.") {
+			answered++
+		}
+	}
+
+	models.says(nil)
+	other := newWorld(t, w.spec, options{trainer: elsewhere(t, c), models: models, store: w.store, holder: "other"})
+	w.flush()
+	other.inputs, other.sums = w.inputs, w.sums
+	other.stage(schemas.StageRL)
+	asked := map[string]int{}
+	for _, q := range models.take() {
+		for _, answer := range []string{"One 0.", "Two 0.", "Three 0.", "One 1.", "Two 1.", "Three 1.", "One 2.", "Two 2.", "Three 2."} {
+			if q.has(answer) {
+				asked[answer]++
+			}
+		}
+	}
+	// Whether One was asked before the others failed is a matter of time.
+	want := map[string]int{"One 1.": 2 - answered, "Two 1.": 2, "Three 1.": 2, "One 2.": 2, "Two 2.": 2, "Three 2.": 2}
+	if answered == 2 {
+		delete(want, "One 1.")
+	}
+	if d := cmp.Diff(want, asked); d != "" {
+		t.Errorf("asked after the resumption, of two votes each (- want, + got):\n%s", d)
+	}
+	wantLedger := schemas.Ledger{Planned: 9, Kept: 8, Failed: map[schemas.Reason]int64{schemas.ReasonJudgeUnavailable: 1}}
+	if d := cmp.Diff(wantLedger, other.sums[4].Ledger); d != "" {
+		t.Errorf("ledger (- want, + got):\n%s", d)
+	}
+	for _, r := range rows[schemas.Rollout](other, schemas.StageRL, schemas.OutputRollouts) {
+		switch {
+		case r.Answer == "Three 0.":
+			if r.Reward != nil || r.Terms.Compliance != nil || r.Terms.Format == nil || len(r.Votes) != 0 {
+				t.Errorf("a rollout that was not judged: %+v", r)
+			}
+		case r.Reward == nil || *r.Terms.Compliance != 1 || *r.Terms.Helpfulness != 1 || *r.Terms.Style != 1 || *r.Terms.Format != 1 || len(r.Votes) != 2:
+			t.Errorf("step %d, %q: %+v", r.Step, r.Answer, r)
+		}
+	}
+}
+
+// TestRLStopsWhereNothingIsToBeLearned: as at any tripwire, who has seen it lets it go on.
+func TestRLStopsWhereNothingIsToBeLearned(t *testing.T) {
+	t.Parallel()
+	c := stepping(t, flatSteps+2, "One", "Two")
+	models := newModels(t)
+	spec := imported(t, fivePrompts()...)
+	spec.SFT.Skip = true
+	spec.RL = schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: flatSteps + 2, PromptsPerStep: 1, Generations: 2}
+	w := newWorld(t, spec, options{models: models, trainer: c}).stages(dataStages...)
+	plan := w.plans(schemas.StageRL)
+	_, err := w.does(schemas.StageRL, plan, 0)
+	f := failure(t, err)
+	var told schemas.TaskFailure
+	if err := f.Details(&told); err != nil || !told.Tripwire || told.Endpoint != "" {
+		t.Errorf("the failure tells %+v, %v", told, err)
+	}
+	if !f.NonRetryable() || !strings.Contains(f.Message(), "in the 10 steps up to step 10") {
+		t.Errorf("got %v", err)
+	}
+	var shown []schemas.Rollout
+	if err := shard.GetJSON(t.Context(), w.store, schemas.RunObject(w.run, "tripwire/rl.json"), &shown); err != nil || len(shown) != 2 || shown[0].Answer != "One 9." {
+		t.Errorf("shown are %+v, %v", shown, err)
+	}
+	r, err := call[schemas.TaskResult](w, w.RL, TaskRequest{Run: w.run, Stage: schemas.StageRL, Plan: plan, Unchecked: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "in any of the 12 steps") {
+		t.Errorf("its notes are %q", r.Notes)
+	}
+	if got := attempts(t, c); got != 2 {
+		t.Errorf("%d attempts", got)
+	}
+}
+
+// TestRLWaitsWhileTheJudgesAccountIsRefused: the refusal gives no reward, the job leaves a
+// checkpoint of its last finished step, and goes on from there.
+func TestRLWaitsWhileTheJudgesAccountIsRefused(t *testing.T) {
+	t.Parallel()
+	c := stepping(t, 2, "One", "Two", "Three")
 	models := newModels(t)
 	spec := imported(t, fivePrompts()...)
 	spec.SFT.Skip = true
@@ -325,7 +447,7 @@ finish`, postEnv, self))
 		return nil
 	})
 	plan := w.plans(schemas.StageRL)
-	_, err = w.does(schemas.StageRL, plan, 0)
+	_, err := w.does(schemas.StageRL, plan, 0)
 	f := failure(t, err)
 	var told schemas.TaskFailure
 	if err := f.Details(&told); err != nil || !told.Account || told.Endpoint != "judge" || told.Rows != 0 {

@@ -282,6 +282,10 @@ func TestATaskStopsAtItsGrant(t *testing.T) {
 		if !r.Unfinished.Grant || r.Ledger.Outcomes() != 0 {
 			t.Errorf("it returned with %+v", r)
 		}
+		// What it needs is more than it had, by one call.
+		if needs := r.Unfinished.Needs; needs.USD <= grant || needs.USD > grant+0.002 || needs.Tokens <= r.Usage.Cost().Tokens {
+			t.Errorf("with a grant of $%v it says it needs %+v", grant, needs)
+		}
 	}
 	if calls < 3 {
 		t.Errorf("%d calls did it all", calls)
@@ -465,4 +469,54 @@ func (w *world) answers(t *testing.T, stage schemas.Stage) (answers []llm.Answer
 		answers = append(answers, a)
 	}
 	return answers
+}
+
+// The report of a run that ends in the middle of a stage tells what tasks have recorded of it
+// that could not tell the workflow; another execution's records are not that.
+func TestTheReportOfACutOffStage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, imported(t, fivePrompts()...), options{}).stages(schemas.StagePrompts)
+	started := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	plan := w.plans(schemas.StageSynthesize)
+	var took schemas.Usage
+	var costs schemas.Costs
+	for i, at := range []time.Time{started.Add(-time.Hour), started} {
+		r, err := call[schemas.TaskResult](w, w.Synthesize, TaskRequest{Run: w.run, Stage: schemas.StageSynthesize, Plan: plan, Index: i, Started: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		took, costs = r.Usage, r.Costs
+	}
+	if took.Paid == 0 {
+		t.Fatal("the second task has paid nothing")
+	}
+	for _, tt := range []struct {
+		name string
+		told schemas.Usage
+		want schemas.Usage
+	}{
+		{"not told", schemas.Usage{Cached: 3}, took},
+		{"told, with what has no record", schemas.Usage{Paid: took.Paid + 1, Cached: 3}, schemas.Usage{Paid: took.Paid + 1}},
+	} {
+		open := schemas.StageProgress{Stage: schemas.StageSynthesize, Tasks: 2, Done: 1, Usage: tt.told}
+		got, err := call[schemas.RunReport](w, w.Report, ReportRequest{
+			Run: w.run, Spec: w.spec, Inputs: w.inputs, Sums: w.sums, State: schemas.StateCancelled,
+			Open: &open, Started: started, Spent: map[schemas.Stage]schemas.Usage{schemas.StageFilter: {Paid: 2, USD: 1.5}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(bare(tt.want), bare(got.Open.Usage)); d != "" || got.Open.Usage.Cached != 3 {
+			t.Errorf("%s: (- want, + got) %d from the cache\n%s", tt.name, got.Open.Usage.Cached, d)
+		}
+		if d := cmp.Diff(costs, got.Open.Costs); tt.want == took && d != "" {
+			t.Errorf("%s: costs by category (- want, + got)\n%s", tt.name, d)
+		}
+		page := objects(t, w.store, got.HTML)[got.HTML]
+		for _, want := range []string{"synthesize <span class=\"chip\">not ended", "filter <span class=\"chip\">before", "$1.50"} {
+			if !strings.Contains(page, want) {
+				t.Errorf("%s: the page doesn't show %q", tt.name, want)
+			}
+		}
+	}
 }

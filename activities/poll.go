@@ -33,13 +33,13 @@ const atOnce = 16
 
 // Poll looks at the batches of many tasks by few calls: providers list a hundred at a time.
 func (a *Activities) Poll(ctx context.Context, req PollRequest) (PollResult, error) {
-	beat := startBeat(ctx)
+	beat := a.looking(ctx, startBeat(ctx), schemas.TellerPoll)
 	defer beat.stop()
-	result, err := a.poll(ctx, req)
+	result, err := a.poll(ctx, req, beat.lookout)
 	return result, fail(err)
 }
 
-func (a *Activities) poll(ctx context.Context, req PollRequest) (result PollResult, err error) {
+func (a *Activities) poll(ctx context.Context, req PollRequest, l *lookout) (result PollResult, err error) {
 	plan, err := a.loadPlan(ctx, req.Plan)
 	if err != nil {
 		return result, err
@@ -55,7 +55,7 @@ func (a *Activities) poll(ctx context.Context, req PollRequest) (result PollResu
 	if err := readers.Wait(); err != nil {
 		return result, err
 	}
-	known, err := a.states(ctx, records)
+	known, err := a.states(ctx, records, l)
 	if err != nil {
 		return result, err
 	}
@@ -84,7 +84,7 @@ func (a *Activities) looksAt(endpoint string) (*llm.Client, error) {
 }
 
 // states lists the batches of the endpoints that records name, by ID.
-func (a *Activities) states(ctx context.Context, records []batchRecord) (map[string]llm.Batch, error) {
+func (a *Activities) states(ctx context.Context, records []batchRecord, l *lookout) (map[string]llm.Batch, error) {
 	oldest := map[string]time.Time{}
 	for _, r := range records {
 		for _, o := range r.Open {
@@ -99,6 +99,7 @@ func (a *Activities) states(ctx context.Context, records []batchRecord) (map[str
 		if err != nil {
 			return nil, err
 		}
+		l.watch(c)
 		recent, err := c.RecentBatches(ctx, at.Add(-clocks))
 		if err != nil {
 			return nil, err
@@ -157,12 +158,12 @@ func (a *Activities) recentBatches(ctx context.Context, c *llm.Client) ([]llm.Ba
 
 // CheckBatches reports an endpoint of a run in batch mode that takes no batches.
 func (a *Activities) CheckBatches(ctx context.Context, spec schemas.RunSpec) error {
-	beat := startBeat(ctx)
+	beat := a.looking(ctx, startBeat(ctx), schemas.TellerBatches)
 	defer beat.stop()
-	return fail(a.checkBatches(ctx, spec))
+	return fail(a.checkBatches(ctx, spec, beat.lookout))
 }
 
-func (a *Activities) checkBatches(ctx context.Context, spec schemas.RunSpec) error {
+func (a *Activities) checkBatches(ctx context.Context, spec schemas.RunSpec, l *lookout) error {
 	roles := map[schemas.Stage]schemas.Role{schemas.StageSynthesize: spec.Synthesize.Teacher, schemas.StageFilter: spec.Filter.Judge}
 	for _, stage := range schemas.Stages {
 		if !spec.ByBatch(stage) || !spec.Passes(stage) {
@@ -173,6 +174,7 @@ func (a *Activities) checkBatches(ctx context.Context, spec schemas.RunSpec) err
 			if err != nil {
 				return err
 			}
+			l.watch(c)
 			if err := c.CheckBatches(ctx); err != nil {
 				return err
 			}

@@ -94,7 +94,9 @@ type preview struct {
 	absent float64 // units that the next stage would have beside those looked at
 	lost   bool    // what the stages from here on begin with isn't known
 	stale  string  // why the inputs may be others by now
-	sizes  sizes   // of what a stage asks
+
+	sizes  *sizes // of what a stage asks; nil where nobody wants to know
+	looked looked // at a stage's tasks
 }
 
 // past is a stage of the run that is compared with.
@@ -259,7 +261,7 @@ func (p *preview) some(ctx context.Context, stage schemas.Stage, plan *schemas.P
 // work is a task that is only looked at: rows whose answers are missing stay out.
 func (p *preview) work(plan *schemas.Plan, i int) *work {
 	account := newAccount("preview")
-	account.sizes = &p.sizes
+	account.sizes = p.sizes
 	return &work{
 		Activities: p.Activities, plan: plan, spec: plan.Spec, stage: plan.Stage, Task: plan.Tasks[i],
 		account: account, beat: &beat{}, mayMiss: math.MaxInt64,
@@ -287,6 +289,13 @@ func doer(stage schemas.Stage) func(context.Context, *work) error {
 	return nil
 }
 
+// looked is what was found of the rows of a stage's tasks.
+type looked struct {
+	done  int64 // rows that lack nothing
+	fresh int64 // rows that lack all of their answers
+	begun int64 // answers of rows that lack others
+}
+
 // look does the tasks todo, which are not found, and counts rows that are missing.
 func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *StagePreview) (missing int64, err error) {
 	for _, i := range todo {
@@ -300,8 +309,11 @@ func (p *preview) look(ctx context.Context, plan *schemas.Plan, todo []int, s *S
 		}
 		missing += r.Ledger.Missing()
 		s.Answered += p.scaled(w.account.took().Cached)
-		s.Least += p.scaled(r.Ledger.Missing())
-		s.Most += p.scaled(max(r.Ledger.Missing(), w.unasked.Load()))
+		s.Least += p.scaled(max(r.Ledger.Missing(), w.unasked.least.Load()))
+		s.Most += p.scaled(max(r.Ledger.Missing(), w.unasked.most.Load()))
+		p.looked.done += r.Ledger.Planned - r.Ledger.Missing()
+		p.looked.begun += w.unasked.begun.Load()
+		p.looked.fresh += w.unasked.fresh.Load()
 	}
 	return missing, nil
 }

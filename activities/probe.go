@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 
 	"go.temporal.io/sdk/temporal"
@@ -13,20 +14,34 @@ import (
 type ProbeRequest struct {
 	Spec     schemas.RunSpec `json:"spec"`
 	Endpoint string          `json:"endpoint"`
+	// Or are others, of which any one's answer will do.
+	Or []string `json:"or,omitempty"`
 }
 
-// Probe asks an endpoint for a word, as the run asks it, and tells what that took. It fails
-// as long as there is no answer, and may be tried again then.
-func (a *Activities) Probe(ctx context.Context, req ProbeRequest) (schemas.Usage, error) {
+// Probe asks an endpoint for a word, as the run asks it, and tells what that took; and where
+// it doesn't answer, others in its place. It fails as long as there is no answer, and may be
+// tried again then.
+func (a *Activities) Probe(ctx context.Context, req ProbeRequest) (usage schemas.Usage, err error) {
 	beat := startBeat(ctx)
 	defer beat.stop()
-	client, err := a.client(req.Endpoint)
+	var first error
+	for _, name := range append([]string{req.Endpoint}, req.Or...) {
+		if usage, err = a.probe(ctx, req.Spec, name); err == nil || ctx.Err() != nil {
+			return usage, err
+		}
+		first = cmp.Or(first, err)
+	}
+	return usage, first
+}
+
+func (a *Activities) probe(ctx context.Context, spec schemas.RunSpec, name string) (schemas.Usage, error) {
+	client, err := a.client(name)
 	if err != nil {
 		return schemas.Usage{}, fail(err)
 	}
 	var asks llm.Request
-	for _, r := range a.usedEndpoints(req.Spec) {
-		if r.name == req.Endpoint {
+	for _, r := range a.usedEndpoints(spec) {
+		if r.name == name {
 			asks = r.asks
 			break
 		}

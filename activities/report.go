@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"precept/internal/eval"
 	"precept/internal/release"
@@ -22,8 +23,13 @@ type ReportRequest struct {
 	Decisions []schemas.DecisionRecord `json:"decisions"`
 	Notes     []string                 `json:"notes,omitempty"`
 	Probed    schemas.Usage            `json:"probed,omitzero"`
-	State     string                   `json:"state"`
-	Note      string                   `json:"note"`
+	// Open is the stage in which the run ends, which began at Started, as far as the workflow
+	// was told; Spent is what no other stage or execution of it tells.
+	Open    *schemas.StageProgress          `json:"open,omitempty"`
+	Started time.Time                       `json:"started,omitzero"`
+	Spent   map[schemas.Stage]schemas.Usage `json:"spent,omitempty"`
+	State   string                          `json:"state"`
+	Note    string                          `json:"note"`
 }
 
 // How many rows a report shows.
@@ -43,8 +49,11 @@ func (a *Activities) Report(ctx context.Context, req ReportRequest) (schemas.Run
 func (a *Activities) report(ctx context.Context, req ReportRequest) (r schemas.RunReport, err error) {
 	r = schemas.RunReport{
 		Run: req.Run, Name: req.Spec.Name, State: req.State, Note: req.Note, Spec: schemas.DigestOf(req.Spec),
-		Policy: req.Inputs.Policy, Simulated: req.Inputs.Simulated, Stages: req.Sums, Decisions: req.Decisions, Notes: req.Notes, Probed: req.Probed,
+		Policy: req.Inputs.Policy, Simulated: req.Inputs.Simulated, Stages: req.Sums, Decisions: req.Decisions, Notes: req.Notes, Probed: req.Probed, Spent: req.Spent,
 		HTML: schemas.RunObject(req.Run, "report/report.html"), JSON: schemas.RunObject(req.Run, "report/report.json"),
+	}
+	if r.Open, err = a.unclosed(ctx, req); err != nil {
+		return r, err
 	}
 	data := report.Data{Decisions: req.Decisions}
 	if data.SpecJSON, err = schemas.CanonicalJSON(req.Spec); err != nil {

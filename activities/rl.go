@@ -2,8 +2,11 @@ package activities
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
+	"precept/internal/gpu"
 	"precept/internal/judge"
 	"precept/internal/policy"
 	"precept/internal/reward"
@@ -13,7 +16,7 @@ import (
 )
 
 // rlVersion changes when the same job trains another model.
-const rlVersion = 4
+const rlVersion = 5
 
 // rl plans the one task of reinforcement learning, from the SFT model or, where
 // SFT is skipped, from the base.
@@ -33,7 +36,10 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
+			"loss": s.Loss, "scale_rewards": s.ScaleRewards, "beta": s.Beta, "epsilon": s.Epsilon, "epsilon_high": s.EpsilonHigh,
+			"mask_truncated": s.MaskTruncated, "lora": s.Lora, "trainer": s.Trainer,
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
+			"rewards": s.Rewards.Normalised(),
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
 	}
@@ -72,6 +78,15 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
+		s := w.spec.RL
+		// A prompt is taken to be no longer than a row of the other training.
+		devices, plan, err := j.place(ctx, base, gpu.Job{
+			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec), Generates: true, Compares: s.Beta > 0,
+		})
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
 		pol, err := a.policyOf(ctx, w.plan.Inputs.Policy)
 		if err != nil {
 			return err
@@ -79,6 +94,10 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		router, err := w.router(w.spec.RL.Judge, schemas.Intents...)
 		if err != nil {
 			return err
+		}
+		s, weights, flat := w.spec.RL, w.spec.RL.Rewards.Normalised(), flatSteps
+		if w.trip == nil {
+			flat = 0
 		}
 		// Judge calls that are under way when the job ends are waited for, since they are paid
 		// for: only the training is stopped.
@@ -89,10 +108,14 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 				router: router,
 				judge:  judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			},
-			Policy:   func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
-			InFlight: router.inFlight(),
-			Ends:     stopsAll,
-			End:      stop,
+			Policy:     func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
+			Weights:    weights,
+			InFlight:   router.inFlight(),
+			Group:      s.Generations,
+			Ends:       stopsAll,
+			MaxMissing: *s.MaxMissing,
+			FlatSteps:  flat,
+			End:        stop,
 		})
 		if err != nil {
 			return err
@@ -105,20 +128,28 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		// A checkpoint may hold rollouts of steps that came after it, which are trained again.
 		rewards.Rewind(step)
-		s := w.spec.RL
-		trained, err := j.run(training, "rl", trainer.RL{
-			Kind: "rl", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
-			Seed: w.spec.Seed, Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
-			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, LearningRate: s.LearningRate,
-			// Defaults of the literature for small groups: token-level loss, a raised
-			// upper clip (DAPO), no division by the group's spread (Dr. GRPO), and
-			// cut answers masked.
-			LossType: "dapo", EpsilonHigh: 0.28, ScaleRewards: "none", MaskTruncatedCompletions: true,
-			TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps, Device: "auto", DType: "float32",
-			Reward: trainer.Reward{URL: rewards.URL(), TokenEnv: reward.TokenEnv, TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds()},
-		}, reward.TokenEnv+"="+rewards.Token())
+		trained, err := j.run(training, "rl", s.TrainerSpec, trainer.RL{
+			Kind: "rl",
+			Training: j.training(s.TrainerSpec, plan, trainer.Training{
+				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
+				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps,
+			}),
+			Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
+			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, Beta: s.Beta, Epsilon: s.Epsilon, EpsilonHigh: s.EpsilonHigh,
+			LossType: s.Loss, ScaleRewards: s.ScaleRewards, MaskTruncatedCompletions: *s.MaskTruncated,
+			Reward: trainer.Reward{
+				URL: rewards.URL(), TokenEnv: reward.TokenEnv, Weights: weights,
+				TimeoutS: rewardedWithin(s.PromptsPerStep*s.Generations, router.inFlight()).Seconds(),
+			},
+		}, rewards.Busy, append(devices.env(plan.Devices), reward.TokenEnv+"="+rewards.Token())...)
+		if flat := (*reward.FlatError)(nil); errors.As(err, &flat) {
+			return tripped(flat)
+		}
 		if err != nil {
 			return err
+		}
+		if rewards.Flat() {
+			w.notes.add(fmt.Sprintf("rl: no two completions of a prompt were rewarded differently in any of the %d steps, so that nothing was learned", s.Steps))
 		}
 		rollouts := rewards.Rollouts()
 		ledger := schemas.Ledger{Planned: w.Planned}
@@ -144,6 +175,18 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		}
 		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
+}
+
+// flatSteps is after how many steps in which nothing is to be learned a job stops to say so.
+const flatSteps = 10
+
+// tripped is the tripwire's error for a job whose rewards don't differ.
+func tripped(flat *reward.FlatError) error {
+	e := &trippedError{text: "tripwire: " + flat.Error()}
+	for _, r := range flat.Last {
+		e.rejected = append(e.rejected, r)
+	}
+	return e
 }
 
 // rewardedWithin is how long a job waits for a step's rewards. In an outage each of them

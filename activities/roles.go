@@ -3,6 +3,7 @@ package activities
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -158,7 +159,7 @@ func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, 
 			return c.answered(client, answer, meta, err)
 		}
 	}
-	var failed error
+	var failed []error
 	for i, client := range c.clients {
 		if i+1 < len(c.clients) {
 			client = client.Hasty()
@@ -168,23 +169,60 @@ func (c *choice) Ask(ctx context.Context, r llm.Request) (llm.Answer, llm.Meta, 
 			return c.answered(client, answer, meta, err)
 		}
 		if i+1 < len(c.clients) {
-			c.w.notes.add(fallbackNote(client, c.clients[i+1], err))
+			next := c.clients[i+1]
+			c.w.notes.add(fallbackNote(client, next, err))
+			c.w.beat.lookout.replaced(client.Endpoint().Name, next.Endpoint().Name)
 		}
-		failed = worse(failed, err)
+		failed = append(failed, err)
 	}
-	return llm.Answer{}, llm.Meta{}, failed
+	if len(failed) == 1 {
+		return llm.Answer{}, llm.Meta{}, failed[0]
+	}
+	return llm.Answer{}, llm.Meta{}, c.unanswered(failed)
 }
 
-// worse is the error of a route none of whose endpoints could answer: an outage passes, so
-// that it stands for a refused account too.
-func worse(before, err error) error {
-	switch {
-	case before == nil:
-		return err
-	case llm.IsAccount(err) && !llm.IsAccount(before):
-		return fmt.Errorf("%w (and %v)", before, err)
+// routeError is that no endpoint of a route could answer.
+type routeError struct {
+	error  // that stands for all
+	others []error
+}
+
+func (e *routeError) Unwrap() error { return e.error }
+
+func (e *routeError) Error() string {
+	s := e.error.Error()
+	for _, o := range e.others {
+		s += fmt.Sprintf(" (and %v)", o)
 	}
-	return fmt.Errorf("%w (and %v)", err, before)
+	return s
+}
+
+// unanswered tells which of the errors of a route's endpoints, one each, stands for all. A
+// failure may pass, so that it stands for a refused account too; unless all others are out
+// for longer than a request, since the whole route is unusable then.
+func (c *choice) unanswered(failed []error) error {
+	stands := slices.IndexFunc(failed, llm.IsAccount)
+	unusable := stands >= 0 && !slices.ContainsFunc(c.clients, func(c *llm.Client) bool { return c.Trouble() == nil })
+	for i, err := range failed {
+		if !llm.IsAccount(err) && !unusable {
+			stands = i
+		}
+	}
+	return &routeError{failed[stands], slices.Delete(slices.Clone(failed), stands, stands+1)}
+}
+
+// askedBy names the endpoints whose errors err is made of, that which stands for all first.
+func askedBy(err error) (names []string) {
+	errs := []error{err}
+	if route := (*routeError)(nil); errors.As(err, &route) {
+		errs = append(errs, route.others...)
+	}
+	for _, err := range errs {
+		if name := llm.AskedBy(err); name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // put is a request as a client is asked it.

@@ -278,7 +278,8 @@ func TestImportChecksRoutes(t *testing.T) {
 		role schemas.Role
 		want string
 	}{
-		{"no such fallback", schemas.Role{{Endpoint: "teacher", Fallback: []string{"nobody"}}}, "synthesize.teacher"},
+		{"no such fallback", schemas.Role{{Endpoint: "teacher", Fallback: []string{"nobody"}}}, "check run spec synthesize.teacher[0].fallback[0]: "},
+		{"no such endpoint", schemas.Role{{Endpoint: "teacher", Intents: []schemas.Intent{schemas.IntentBenign}}, {Endpoint: "nobody"}}, "check run spec synthesize.teacher[1].endpoint: "},
 		{"no such category", schemas.Role{{Endpoint: "teacher", Categories: []schemas.Category{"selfharm"}}, {Endpoint: "judge"}}, `has "selfharm"`},
 		{"a category without a route", schemas.Role{{Endpoint: "teacher", Categories: []schemas.Category{"violence"}}}, `no route for harmful and borderline and benign prompts of category "self-harm"`},
 	} {
@@ -395,4 +396,55 @@ func TestNoPromptLeavesItsRoute(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestAnUnusableRoute: where one endpoint of a route is out and the other refuses the account,
+// the task ends at once, is not tried again, and says what both say.
+func TestAnUnusableRoute(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		replies map[string]reply
+	}{
+		{"the fallback refuses", map[string]reply{"teacher": {status: 503, text: "no upstream"}, "spare": {status: 401, text: "no such key"}}},
+		{"the fallback refuses by quota", map[string]reply{"teacher": {status: 503, text: "no upstream"}, "spare": {status: 429, code: "insufficient_quota", text: "no such key"}}},
+		{"both refuse", map[string]reply{"teacher": {status: 403, text: "no upstream"}, "spare": {status: 401, text: "no such key"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			models := newModels(t)
+			models.says(func(q question) *reply { r := tt.replies[q.Model]; return &r })
+			var many []prompt
+			for i := range 60 {
+				many = append(many, prompt{Category: "violence", Intent: schemas.IntentHarmful, Text: fmt.Sprintf("What is %d and %d times %d?", i, i*7919, i*104729)})
+			}
+			spec := imported(t, many...)
+			spec.Synthesize.Teacher = schemas.Role{{Endpoint: "teacher", Fallback: []string{"spare"}}}
+			spec.Tripwires.Off = true
+			w := newWorld(t, spec, options{models: models, endpoints: []string{"spare"}, tries: 1}).stages(schemas.StagePrompts)
+			_, err := w.does(schemas.StageSynthesize, w.plans(schemas.StageSynthesize), 0)
+			f := failure(t, err)
+			var told schemas.TaskFailure
+			if err := f.Details(&told); err != nil {
+				t.Fatal(err)
+			}
+			names := append([]string{told.Endpoint}, told.Or...)
+			slices.Sort(names)
+			if !told.Account || !f.NonRetryable() || !slices.Equal(names, []string{"spare", "teacher"}) {
+				t.Errorf("the failure tells %+v: %v", told, err)
+			}
+			for _, want := range []string{"ask endpoint teacher: ", "no upstream", "ask endpoint spare: ", "no such key"} {
+				if !strings.Contains(f.Message(), want) {
+					t.Errorf("it doesn't say %q: %s", want, f.Message())
+				}
+			}
+			if calls := models.calls(); calls["teacher"]+calls["spare"] > 40 {
+				t.Errorf("asked %v", calls)
+			}
+			last := w.lastTold(schemas.TaskTeller(schemas.StageSynthesize, 0))
+			if last == nil || len(last.Outages) != 2 || last.Outages[0].Endpoint != "spare" || last.Outages[1].Instead != "spare" {
+				t.Errorf("the run is told %+v", last)
+			}
+		})
+	}
 }

@@ -105,11 +105,20 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 		if w.Arm == schemas.ArmBasePolicy {
 			atOnce = servedWithPolicy
 		}
+		devices, err := w.takeDevices(ctx)
+		if err != nil {
+			return err
+		}
+		defer devices.release(ctx)
+		needs := 1
+		if a.config.Serving.Server == serving.VLLM {
+			needs = len(devices.list) // its flags say over how many it spreads a model
+		}
 		w.beat.say("loading the model")
 		running, end := w.untilStop(ctx)
 		defer end()
 		server, err := serving.Start(running, a.config.Serving, a.config.Trainer, a.work("jobs", string(w.Outputs[0].Key)), serving.Job{
-			Folder: dir, Name: w.Model.Digest.Short(), AtOnce: atOnce,
+			Folder: dir, Name: w.Model.Digest.Short(), AtOnce: atOnce, GPU: len(devices.list) > 0, Env: devices.env(devices.roomiest(needs)),
 		})
 		if err != nil {
 			return err

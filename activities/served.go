@@ -47,18 +47,25 @@ type ServedRequest struct {
 // asks of them, and tells what has changed since answers were last recorded. An endpoint
 // that doesn't answer is only noted: the run may have all its answers already.
 func (a *Activities) Served(ctx context.Context, req ServedRequest) (schemas.Served, error) {
-	beat := startBeat(ctx)
+	beat := a.looking(ctx, startBeat(ctx), schemas.TellerServed)
 	defer beat.stop()
-	s, err := a.served(ctx, req)
+	s, err := a.served(ctx, req, beat.lookout)
 	return s, fail(err)
 }
 
-func (a *Activities) served(ctx context.Context, req ServedRequest) (s schemas.Served, err error) {
+func (a *Activities) served(ctx context.Context, req ServedRequest, l *lookout) (s schemas.Served, err error) {
 	pol, err := a.policyOf(ctx, req.Policy)
 	if err != nil {
 		return s, err
 	}
 	used := slices.DeleteFunc(a.usedEndpoints(req.Spec), func(r role) bool { return !r.hosted() })
+	for _, r := range used {
+		client, err := a.client(r.name)
+		if err != nil {
+			return s, err
+		}
+		l.watch(client)
+	}
 	fits := make([]fit, len(used))
 	p := pool.New().WithErrors().WithFirstError().WithContext(ctx)
 	for i, r := range used {

@@ -2,7 +2,9 @@ package activities
 
 import (
 	"context"
+	"slices"
 
+	"precept/internal/gpu"
 	"precept/internal/trainer"
 	"precept/schemas"
 )
@@ -21,16 +23,21 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		return nil, err
 	}
 	s := p.Spec.SFT
-	refs := m.Outputs[schemas.OutputExamples]
+	mixed, rows, err := p.mix(ctx, m.Ledger.Kept)
+	if err != nil {
+		return nil, err
+	}
+	refs := slices.Concat(m.Outputs[schemas.OutputExamples], mixed)
 	l := lineage{
 		Stage: schemas.StageSFT, Version: sftVersion, Inputs: digests(refs...),
 		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "epochs": s.Epochs, "learning_rate": s.LearningRate, "batch_size": s.BatchSize,
-			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers,
+			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers, "lora": s.Lora, "packing": s.Packing,
+			"held_out": s.HeldOut, "patience": s.Patience, "trainer": s.Trainer,
 		}),
 		Models: []model{weights(base)},
 	}
-	t := newTask("train on the examples", m.Ledger.Kept, l, schemas.OutputModel)
+	t := newTask("train on the examples", m.Ledger.Kept+rows, l, schemas.OutputModel)
 	t.Inputs, t.Model = refs, &base
 	return []schemas.Task{t}, nil
 }
@@ -50,22 +57,36 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		if err != nil {
 			return err
 		}
-		from, _, err := j.resume(ctx)
-		if err != nil {
-			return err
-		}
 		s := w.spec.SFT
-		trained, err := j.run(ctx, "sft", trainer.SFT{
-			Kind: "sft", Base: base, Data: data, Output: j.path("model"), Checkpoints: j.path("checkpoints"), ResumeFrom: from,
-			Seed: w.spec.Seed, Epochs: s.Epochs, LearningRate: s.LearningRate, BatchSize: s.BatchSize, GradientAccumulation: 1,
-			MaxLength: s.MaxLength, WarmupRatio: 0.05, TrainableLayers: layers(s.TrainableLayers), SaveSteps: s.SaveSteps,
-			Device: "auto", DType: "float32", GroupByLength: true,
+		devices, plan, err := j.place(ctx, base, gpu.Job{
+			Batch: s.BatchSize, Length: s.MaxLength, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec),
 		})
 		if err != nil {
 			return err
 		}
+		defer devices.release(ctx)
+		from, _, err := j.resume(ctx)
+		if err != nil {
+			return err
+		}
+		trained, err := j.run(ctx, "sft", s.TrainerSpec, trainer.SFT{
+			Kind: "sft",
+			Training: j.training(s.TrainerSpec, plan, trainer.Training{
+				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
+				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps,
+			}),
+			Epochs: s.Epochs, BatchSize: plan.BatchSize, MaxLength: s.MaxLength, WarmupRatio: 0.05,
+			Packing: s.Packing, HeldOut: s.HeldOut, Patience: s.Patience, GroupByLength: true,
+		}, nil, devices.env(plan.Devices)...)
+		if err != nil {
+			return err
+		}
 		// What was trained on is what the trainer says it read, not what it was to read.
-		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: schemas.Ledger{Planned: w.Planned, Kept: j.rows}})
+		ledger := schemas.Ledger{Planned: w.Planned, Kept: j.rows}
+		if j.heldOut > 0 {
+			ledger.Rejected = map[schemas.Reason]int64{schemas.ReasonHeldOut: j.heldOut}
+		}
+		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
 }
 

@@ -129,6 +129,11 @@ func (w *work) count(ctx context.Context, spent *schemas.Spent) error {
 func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
 	beat := startBeat(ctx)
 	defer beat.stop()
+	spent, err := a.spent(ctx, run)
+	return spent, fail(err)
+}
+
+func (a *Activities) spent(ctx context.Context, run schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
 	spent := map[schemas.Stage]schemas.Usage{}
 	for _, stage := range schemas.Stages {
 		if !stage.Pays() {
@@ -136,7 +141,7 @@ func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.
 		}
 		all, err := a.spendings(ctx, run, stage, time.Time{})
 		if err != nil {
-			return nil, fail(err)
+			return nil, err
 		}
 		var sum schemas.Usage
 		for _, s := range all {
@@ -147,6 +152,31 @@ func (a *Activities) Spent(ctx context.Context, run schemas.RunID) (map[schemas.
 		}
 	}
 	return spent, nil
+}
+
+// unclosed is the stage in which a run ends, with what its tasks have taken. One that was cut
+// off could not tell the workflow, but has recorded it.
+func (a *Activities) unclosed(ctx context.Context, req ReportRequest) (*schemas.StageProgress, error) {
+	if req.Open == nil || !req.Open.Stage.Pays() {
+		return req.Open, nil
+	}
+	all, err := a.spendings(ctx, req.Run, req.Open.Stage, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	open := *req.Open
+	for _, s := range all {
+		told := open.Usage
+		if !s.Started.Equal(req.Started) || s.Usage.Paid+s.Usage.Unanswered <= told.Paid+told.Unanswered {
+			continue
+		}
+		open.Usage = s.Usage
+		open.Usage.Cached = told.Cached // a task that paid nothing has no record
+		if req.Inputs.Categories <= schemas.CarriedCategories {
+			open.Costs = s.Costs
+		}
+	}
+	return &open, nil
 }
 
 // spendings is what the executions of a run's stage took, but for one: those in its

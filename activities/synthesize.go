@@ -121,7 +121,7 @@ func doSynthesize(ctx context.Context, w *work) error {
 		}
 		c, err := ask.completion(ctx, choice.teaching(cp, prompt), prompt, nil, i%samples)
 		if err != nil {
-			return c, w.unanswered(err, 1)
+			return c, w.unanswered(err, 0, 1, 1)
 		}
 		c.Reason = teacherReason(c)
 		return c, w.trip.count(c.Reason, c)

@@ -12,6 +12,7 @@ import (
 
 	"precept/internal/llm"
 	"precept/internal/policy"
+	"precept/internal/reward"
 	"precept/internal/shard"
 	"precept/schemas"
 )
@@ -54,9 +55,7 @@ type work struct {
 
 	mayMiss int64
 	retry   *schemas.Reason
-	// unasked counts, where models answer from the journal alone, the requests that would
-	// be sent at most.
-	unasked atomic.Int64
+	unasked unasked // where models answer from the journal alone
 	notes   notes
 }
 
@@ -75,8 +74,10 @@ func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx cont
 			failure.Rows = int64(rows.rows)
 		}
 		failure.Account = llm.IsAccount(err)
-		if (failure.Account || llm.IsOutage(err)) && req.Stage != schemas.StageSample {
-			failure.Endpoint = llm.AskedBy(err)
+		if (failure.Account || llm.IsOutage(err) || errors.As(err, new(*reward.MissingError))) && req.Stage != schemas.StageSample {
+			if names := askedBy(err); len(names) > 0 {
+				failure.Endpoint, failure.Or = names[0], names[1:]
+			}
 		}
 		return schemas.TaskResult{}, fail(err, failure)
 	}
@@ -98,7 +99,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	w := &work{
 		Activities: a, plan: plan, spec: plan.Spec, stage: req.Stage, Task: task,
 		account: account, record: schemas.SpentObject(req.Run, req.Stage, req.Started, key),
-		beat: startPaying(ctx, account.took), stop: activity.GetWorkerStopChannel(ctx),
+		beat: a.looking(ctx, startPaying(ctx, account.took), schemas.TaskTeller(req.Stage, req.Index)), stop: activity.GetWorkerStopChannel(ctx),
 		mayMiss: req.MayMiss, retry: req.Retry,
 	}
 	defer w.beat.stop()
@@ -142,7 +143,7 @@ func (a *Activities) tryTask(ctx context.Context, req TaskRequest, do func(ctx c
 	}
 	err = do(ctx, w)
 	if errors.Is(err, errGrant) {
-		return schemas.TaskResult{Title: w.Title, Unfinished: &schemas.Unfinished{Grant: true}}, nil
+		return schemas.TaskResult{Title: w.Title, Unfinished: &schemas.Unfinished{Grant: true, Needs: account.needed()}}, nil
 	}
 	if pending := (*pendingError)(nil); errors.As(err, &pending) {
 		result.Unfinished = &schemas.Unfinished{Pending: &pending.Pending}
@@ -224,6 +225,7 @@ func (w *work) client(name string) (*llm.Client, error) {
 	here := asked(client.Endpoint())
 	for _, m := range planned {
 		if schemas.DigestOf(m) == schemas.DigestOf(here) {
+			w.beat.watch(client)
 			client = client.Guarded(w.guard).Paying(w.account)
 			if w.batch != nil {
 				client = client.Batched(w.batch.backlog(client))
@@ -236,11 +238,22 @@ func (w *work) client(name string) (*llm.Client, error) {
 		WithHint("Give all workers one configuration. To go on with the new one, terminate the run and start it again under its ID.")
 }
 
-// unanswered counts the requests that a row would still take, where err is that there is
-// no answer, and returns err.
-func (w *work) unanswered(err error, most int) error {
+// unasked counts the requests that rows lack.
+type unasked struct {
+	least, most atomic.Int64
+	fresh       atomic.Int64 // rows that lack all
+	begun       atomic.Int64 // requests that are answered of the other rows
+}
+
+// unanswered counts the requests that a row would still take, at least and at most, where
+// err is that there is no answer after so many, and returns err.
+func (w *work) unanswered(err error, answered, least, most int) error {
 	if llm.IsMissing(err) {
-		w.unasked.Add(int64(most))
+		w.unasked.least.Add(int64(least))
+		w.unasked.most.Add(int64(most))
+		if w.unasked.begun.Add(int64(answered)); answered == 0 {
+			w.unasked.fresh.Add(1)
+		}
 	}
 	return err
 }

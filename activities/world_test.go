@@ -37,11 +37,12 @@ type models struct {
 
 	mu     sync.Mutex
 	asked  []question
-	script func(question) *reply    // nil, or returns nil, for the usual reply
-	as     string                   // how the models name themselves, as JSON fields
-	hosted bool                     // others serve them
-	usage  func(question) llm.Usage // of an answer
-	batch  *provider                // takes batches; nil takes none
+	script func(question) *reply                   // nil, or returns nil, for the usual reply
+	as     string                                  // how the models name themselves, as JSON fields
+	hosted bool                                    // others serve them
+	usage  func(question) llm.Usage                // of an answer
+	tells  func(q question, text string) llm.Usage // likewise, by what it says
+	batch  *provider                               // takes batches; nil takes none
 }
 
 // served has the models answer under a name with a fingerprint.
@@ -178,6 +179,9 @@ func (m *models) answer(w http.ResponseWriter, r *http.Request) (u llm.Usage, ok
 	if m.usage != nil {
 		u = m.usage(q)
 	}
+	if m.tells != nil {
+		u = m.tells(q, say.text)
+	}
 	fmt.Fprintf(w, `{`+as+`"choices":[{"message":{"role":"assistant","content":%s},"finish_reason":%q}],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d}}}`,
 		text, finish, u.PromptTokens, u.CompletionTokens, u.CachedTokens)
 	return u, true
@@ -226,6 +230,21 @@ type world struct {
 	inputs schemas.InputsRef
 	sums   []schemas.StageSum
 	draws  []schemas.Draw
+
+	telling sync.Mutex
+	told    []schemas.OutagesTold // by activities to the run
+}
+
+// lastTold is what a teller has told last; nil where it told nothing.
+func (w *world) lastTold(by schemas.Teller) (last *schemas.OutagesTold) {
+	w.telling.Lock()
+	defer w.telling.Unlock()
+	for _, told := range w.told {
+		if told.By == by {
+			last = &told
+		}
+	}
+	return last
 }
 
 // options say what a world is made of. Every field has a default.
@@ -308,7 +327,14 @@ func newWorld(t *testing.T, spec schemas.RunSpec, o options) *world {
 	suite.SetLogger(log.NewStructuredLogger(logs))
 	env := suite.NewTestActivityEnvironment()
 	env.RegisterActivity(a)
-	return &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}
+	w := &world{Activities: a, t: t, env: env, run: o.run, spec: spec.WithDefaults()}
+	a.tell = func(_ context.Context, told schemas.OutagesTold) error {
+		w.telling.Lock()
+		defer w.telling.Unlock()
+		w.told = append(w.told, told)
+		return nil
+	}
+	return w
 }
 
 // call executes an activity and returns what it returned, as a workflow sees it.

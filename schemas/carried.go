@@ -63,8 +63,10 @@ type FailedTask struct {
 	Costs Costs `json:"costs,omitempty"`
 	// Granted is what it may have spent, where it could not tell.
 	Granted Cost `json:"granted,omitzero"`
-	// Unfinished says that nothing went wrong: its grant is spent.
+	// Unfinished says that nothing went wrong: its grant is spent. Needs is the least one with
+	// which it could have gone on.
 	Unfinished bool `json:"unfinished,omitempty"`
+	Needs      Cost `json:"needs,omitzero"`
 }
 
 // AtMost is what the task can have spent so far.

@@ -10,7 +10,8 @@ import (
 // Reason says why a unit was rejected or failed.
 type Reason string
 
-// The reasons of rejection: final outcomes, asking again would not change them.
+// The reasons of rejection: final outcomes, asking again would not change them. ReasonCheck
+// is none: its units are counted apart.
 const (
 	ReasonDuplicate        Reason = "duplicate"
 	ReasonNearDuplicate    Reason = "near duplicate"
@@ -26,6 +27,7 @@ const (
 	ReasonMalformedVerdict Reason = "malformed verdict" // the judge's reply could not be read
 	ReasonNotBest          Reason = "not best"
 	ReasonOverQuota        Reason = "over quota"
+	ReasonHeldOut          Reason = "held out"      // of training, to measure its loss
 	ReasonNoneOfThese      Reason = "none of these" // of no category of the policy
 	ReasonUnclear          Reason = "unclear"       // no majority of the votes agrees
 	ReasonOffCategory      Reason = "off category"  // a generated prompt that is of another
@@ -49,10 +51,11 @@ var FailureReasons = []Reason{
 }
 
 // Ledger accounts for the units of a stage or a task: every planned unit is kept,
-// rejected for a reason, or failed for a reason.
+// rejected for a reason, failed for a reason, or was only there to check the judge by.
 type Ledger struct {
 	Planned  int64            `json:"planned"`
 	Kept     int64            `json:"kept"`
+	Checked  int64            `json:"checked,omitempty"`
 	Rejected map[Reason]int64 `json:"rejected,omitempty"`
 	Failed   map[Reason]int64 `json:"failed,omitempty"`
 }
@@ -60,8 +63,12 @@ type Ledger struct {
 // Count adds one unit with its outcome; an empty reason is a kept unit. It
 // doesn't change Planned.
 func (l *Ledger) Count(reason Reason) {
-	if reason == "" {
+	switch reason {
+	case "":
 		l.Kept++
+		return
+	case ReasonCheck:
+		l.Checked++
 		return
 	}
 	if l.Rejected == nil {
@@ -82,6 +89,7 @@ func (l *Ledger) Fail(reason Reason) {
 func (l *Ledger) Add(o Ledger) {
 	l.Planned += o.Planned
 	l.Kept += o.Kept
+	l.Checked += o.Checked
 	addAll(&l.Rejected, o.Rejected)
 	addAll(&l.Failed, o.Failed)
 }
@@ -126,7 +134,7 @@ func (c *Categories) Add(category Category, l Ledger) {
 }
 
 // Outcomes is the number of units with an outcome.
-func (l Ledger) Outcomes() int64 { return l.Kept + sum(l.Rejected) + sum(l.Failed) }
+func (l Ledger) Outcomes() int64 { return l.Kept + l.Checked + sum(l.Rejected) + sum(l.Failed) }
 
 // Retriable is the number of units that failed for a reason, or for any, and can be asked
 // for again.
@@ -159,6 +167,9 @@ func (l Ledger) Check(planned int64) error {
 
 func (l Ledger) String() string {
 	s := fmt.Sprintf("kept %d", l.Kept)
+	if l.Checked > 0 {
+		s += fmt.Sprintf(", checked %d", l.Checked)
+	}
 	for _, r := range slices.Sorted(maps.Keys(l.Rejected)) {
 		s += fmt.Sprintf(", %s %d", r, l.Rejected[r])
 	}

@@ -10,7 +10,7 @@ import (
 
 func TestLedgerAddsUp(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		reasons := rapid.SliceOf(rapid.SampledFrom([]Reason{"", ReasonRefused, ReasonTruncated})).Draw(t, "reasons")
+		reasons := rapid.SliceOf(rapid.SampledFrom([]Reason{"", ReasonRefused, ReasonTruncated, ReasonCheck})).Draw(t, "reasons")
 		cut := rapid.IntRange(0, len(reasons)).Draw(t, "cut")
 		var whole, first, second Ledger
 		for i, r := range reasons {
@@ -32,6 +32,20 @@ func TestLedgerAddsUp(t *testing.T) {
 			t.Fatal("a missing unit goes unnoticed")
 		}
 	})
+}
+
+// TestChecksAreNoRejections: what is classified for comparison alone is counted apart.
+func TestChecksAreNoRejections(t *testing.T) {
+	var l Ledger
+	for _, r := range []Reason{"", ReasonCheck, ReasonCheck, ReasonRefused} {
+		l.Count(r)
+	}
+	if d := cmp.Diff(Ledger{Kept: 1, Checked: 2, Rejected: map[Reason]int64{ReasonRefused: 1}}, l); d != "" {
+		t.Error(d)
+	}
+	if got := l.String(); got != "kept 1, checked 2, refused 1" {
+		t.Errorf("it reads %q", got)
+	}
 }
 
 func TestCanonicalJSON(t *testing.T) {

@@ -125,7 +125,9 @@ type TaskResult struct {
 
 // Unfinished is why a task returned before its end.
 type Unfinished struct {
-	Grant   bool     `json:"grant,omitempty"` // its grant is spent
+	Grant bool `json:"grant,omitempty"` // its grant is spent
+	// Needs is the least grant with which it could have sent another request.
+	Needs   Cost     `json:"needs,omitzero"`
 	Pending *Pending `json:"pending,omitempty"`
 }
 
@@ -215,6 +217,9 @@ type JobResult struct {
 	Curve  []CurvePoint `json:"curve"`
 }
 
+// MetricRewardOf begins the name of a category's mean reward in a step.
+const MetricRewardOf = "reward/"
+
 // CurvePoint is one logged step of a training job.
 type CurvePoint struct {
 	Step    int                `json:"step"`
@@ -249,6 +254,7 @@ type Inputs struct {
 	Prompts    []Input    `json:"prompts"`
 	Suites     []Input    `json:"suites"`
 	Dataset    []Input    `json:"dataset,omitempty"`   // of one's own
+	Mix        []Input    `json:"mix,omitempty"`       // conversations that are trained on beside the examples; Rows are usable ones
 	Simulated  []string   `json:"simulated,omitempty"` // endpoints that are simulations
 }
 
@@ -263,6 +269,8 @@ type Input struct {
 	// are to be classified.
 	ByCategory map[Category]int64 `json:"by_category,omitempty"`
 	Unlabelled int64              `json:"unlabelled,omitempty"`
+	// Unusable says which of the rows are rejected as they are.
+	Unusable string `json:"unusable,omitempty"`
 	// Shard holds a suite's prompts; training prompts are sharded by their stage.
 	Shard *ShardRef `json:"shard,omitempty"`
 }
@@ -285,8 +293,10 @@ type InputsRef struct {
 	Unlabelled int64  `json:"unlabelled,omitempty"` // prompts to be classified
 	Checks     int64  `json:"checks,omitempty"`     // labelled ones that are classified for comparison
 	Generated  int64  `json:"generated,omitempty"`  // prompts that the teacher is asked for
+	MixRows    int64  `json:"mix_rows,omitempty"`   // that are usable for SFT beside the examples
 	// Sampled is the number of evaluation answers that each arm owes.
 	Sampled   map[Arm]int64 `json:"sampled"`
 	Hosted    []string      `json:"hosted,omitempty"` // endpoints that others serve
 	Simulated []string      `json:"simulated,omitempty"`
+	Notes     []string      `json:"notes,omitempty"` // for people to know
 }

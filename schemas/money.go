@@ -1,9 +1,12 @@
 package schemas
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,6 +15,29 @@ import (
 // addition: so they are exact up to some two thousand dollars, and far under a
 // millionth of a dollar off beyond.
 func Dollars(f float64) float64 { return math.Round(f*1e12) / 1e12 }
+
+// FormatDollars writes an amount for people, wherever they read one: to the cent, and below
+// ten cents to two digits that say something. So "$12.00", "$0.60", "$0.02", "$0.049" and
+// "$0.000031".
+func FormatDollars(usd float64) string {
+	sign := ""
+	if usd < 0 {
+		sign, usd = "-", -usd
+	}
+	decimals := 2
+	if usd > 0 {
+		// The exponent of what is left when it is rounded: 0.0999 are ten cents.
+		_, exponent, _ := strings.Cut(strconv.FormatFloat(usd, 'e', 1, 64), "e")
+		if e, err := strconv.Atoi(exponent); err == nil {
+			decimals = max(decimals, 1-e)
+		}
+	}
+	text := fmt.Sprintf("%s$%.*f", sign, decimals, usd)
+	if decimals > 2 {
+		text = strings.TrimSuffix(text, "0")
+	}
+	return text
+}
 
 // Cost is an amount of money and of tokens, prompt and completion together.
 type Cost struct {
@@ -39,11 +65,34 @@ func (c Cost) Within(limit Cost) bool {
 	return (limit.USD == 0 || c.USD <= limit.USD) && (limit.Tokens == 0 || c.Tokens <= limit.Tokens)
 }
 
+// String writes what is not 0 of it, such as "$3.00 and 5000 tokens".
+func (c Cost) String() string { return c.In(c) }
+
+// In writes c in the units in which limit is not 0.
+func (c Cost) In(limit Cost) string {
+	var parts []string
+	if limit.USD != 0 {
+		parts = append(parts, FormatDollars(c.USD))
+	}
+	if limit.Tokens != 0 {
+		parts = append(parts, fmt.Sprintf("%d tokens", c.Tokens))
+	}
+	return strings.Join(parts, " and ")
+}
+
 // Cost is what was answered.
 func (u Usage) Cost() Cost { return Cost{u.USD, u.PromptTokens + u.CompletionTokens} }
 
 // AtMost is Cost and what requests may have cost beside it to which no answer is known.
 func (u Usage) AtMost() Cost { return u.Cost().Plus(Cost{u.UnansweredUSD, u.UnansweredTokens}) }
+
+// SumOf is what stages have taken together.
+func SumOf(spent map[Stage]Usage) (u Usage) {
+	for _, stage := range Stages {
+		u.Add(spent[stage])
+	}
+	return u
+}
 
 // Costs is what each category cost.
 type Costs map[Category]Cost

@@ -10,7 +10,12 @@ type RunReport struct {
 	Policy    Digest     `json:"policy"`
 	Simulated []string   `json:"simulated,omitempty"`
 	Stages    []StageSum `json:"stages"`
-	Notes     []string   `json:"notes,omitempty"`
+	// Open is the stage in which the run ended, as far as that had come; nil where it ended
+	// between stages. Spent is what stages have taken beside that, by executions that came to
+	// no end or that the run has gone back behind, those of earlier runs under its ID included.
+	Open  *StageProgress  `json:"open,omitempty"`
+	Spent map[Stage]Usage `json:"spent,omitempty"`
+	Notes []string        `json:"notes,omitempty"`
 	// Probed is what it took to ask endpoints who answers.
 	Probed     Usage            `json:"probed,omitzero"`
 	Decisions  []DecisionRecord `json:"decisions,omitempty"`
@@ -18,6 +23,24 @@ type RunReport struct {
 	Evaluation Evaluation       `json:"evaluation"`
 	HTML       string           `json:"html,omitempty"` // object key
 	JSON       string           `json:"json,omitempty"` // object key
+}
+
+// Progress is where the run has ended, as people see it.
+func (r RunReport) Progress() Progress {
+	p := Progress{
+		Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions, Notes: r.Notes,
+		Probed: r.Probed, Spent: SumOf(r.Spent),
+	}
+	for _, s := range r.Stages {
+		p.Stages = append(p.Stages, s.Progress())
+	}
+	if r.Open != nil {
+		p.Stages = append(p.Stages, *r.Open)
+	}
+	if n := len(p.Stages); n > 0 {
+		p.Stage = p.Stages[n-1].Stage
+	}
+	return p
 }
 
 // ArmModel says which weights an arm was.

@@ -3,7 +3,6 @@ package schemas
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -73,6 +72,21 @@ func (r Role) Endpoints() (names []string) {
 	return names
 }
 
+// Field is where the role, which is the field named role, first names an endpoint.
+func (r Role) Field(role, endpoint string) string {
+	for i, t := range r {
+		k := slices.Index(t.Endpoints(), endpoint)
+		switch {
+		case k < 0 || r.plain():
+		case k == 0:
+			return fmt.Sprintf("%s[%d].endpoint", role, i)
+		default:
+			return fmt.Sprintf("%s[%d].fallback[%d]", role, i, k-1)
+		}
+	}
+	return role
+}
+
 // String is the role for people.
 func (r Role) String() string {
 	routes := make([]string, len(r))
@@ -123,13 +137,13 @@ func (r *Role) UnmarshalJSON(b []byte) error {
 	dec.DisallowUnknownFields()
 	var routes []Route
 	if err := dec.Decode(&routes); err != nil {
-		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-			return fmt.Errorf("unknown field %q; a route has endpoint, intents, categories and fallback", m[1])
+		if m, ok := Explain(b, routes, err).(*misfit); ok && m.path != "" {
+			return hinted(m, "a route has endpoint, intents, categories and fallback")
 		}
-		return fmt.Errorf("a role is an endpoint's name or a list of routes, such as [{\"endpoint\":\"local\",\"intents\":[\"harmful\"]},{\"endpoint\":\"hosted\"}]")
+		return &misfit{text: fmt.Sprintf("want an endpoint's name or a list of routes, such as [{\"endpoint\":\"local\",\"intents\":[\"harmful\"]},{\"endpoint\":\"hosted\"}], got %s", found(b))}
 	}
 	if len(routes) == 0 {
-		return errors.New("a role needs a route; the list is empty")
+		return &misfit{text: "it needs a route; the list is empty"}
 	}
 	*r = routes
 	return nil
@@ -182,11 +196,15 @@ func (r Role) validate(v *violations, field string) {
 
 func (t Route) validate(v *violations, field string) {
 	for i, name := range t.Endpoints() {
+		at := field + ".endpoint"
+		if i > 0 {
+			at = fmt.Sprintf("%s.fallback[%d]", field, i-1)
+		}
 		switch {
 		case name == "":
-			v.add(field, "names no endpoint")
+			v.add(at, "is missing; name an endpoint of the worker's configuration")
 		case slices.Contains(t.Endpoints()[:i], name):
-			v.add(field, "names endpoint %q twice", name)
+			v.add(at, "is %q, which the route has already", name)
 		}
 	}
 	for i, intent := range t.Intents {

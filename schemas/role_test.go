@@ -29,9 +29,9 @@ func TestRoleInJSON(t *testing.T) {
 		},
 		{"a fallback is no plain name", `[{"endpoint":"local","fallback":["other"]}]`, Role{{Endpoint: "local", Fallback: []string{"other"}}}, "", ""},
 		{"no routes", `[]`, nil, "", "the list is empty"},
-		{"a misspelt key", `[{"endpoint":"local","intent":["harmful"]}]`, nil, "", `unknown field "intent"; a route has endpoint, intents, categories and fallback`},
-		{"a number", `7`, nil, "", "a role is an endpoint's name or a list of routes"},
-		{"a list of names", `["local"]`, nil, "", "a role is an endpoint's name or a list of routes"},
+		{"a misspelt key", `[{"endpoint":"local","intent":["harmful"]}]`, nil, "", `unknown field "[0].intent"; a route has endpoint, intents, categories and fallback`},
+		{"a number", `7`, nil, "", "want an endpoint's name or a list of routes"},
+		{"a list of names", `["local"]`, nil, "", `[0]: want an object, got "local"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got Role
@@ -82,9 +82,9 @@ func TestRoutesAreChecked(t *testing.T) {
 		{"no such intent", Role{{Endpoint: "a", Intents: []Intent{"evil"}}, {Endpoint: "b"}}, `synthesize.teacher[0].intents has "evil"`},
 		{"an intent twice", Role{{Endpoint: "a", Intents: []Intent{harmful, harmful}}, {Endpoint: "b"}}, `intents has "harmful" twice`},
 		{"a category twice", Role{{Endpoint: "a", Categories: []Category{"privacy", "privacy"}}, {Endpoint: "b"}}, `categories has "privacy" twice`},
-		{"no endpoint", Role{{Intents: []Intent{harmful}}, {Endpoint: "b"}}, "synthesize.teacher[0] names no endpoint"},
-		{"a fallback to itself", Role{{Endpoint: "a", Fallback: []string{"a"}}}, `names endpoint "a" twice`},
-		{"an empty fallback", Role{{Endpoint: "a", Fallback: []string{""}}}, "names no endpoint"},
+		{"no endpoint", Role{{Intents: []Intent{harmful}}, {Endpoint: "b"}}, "synthesize.teacher[0].endpoint is missing"},
+		{"a fallback to itself", Role{{Endpoint: "a", Fallback: []string{"a"}}}, `synthesize.teacher[0].fallback[0] is "a", which the route has already`},
+		{"an empty fallback", Role{{Endpoint: "a", Fallback: []string{""}}}, "synthesize.teacher[0].fallback[0] is missing"},
 		{"what stands behind a route for all", Role{{Endpoint: "a"}, {Endpoint: "b", Intents: []Intent{harmful}}}, "synthesize.teacher[1] is never used: route 0"},
 		{"what stands behind a wider route", Role{{Endpoint: "a", Intents: []Intent{harmful, benign}}, {Endpoint: "b", Intents: []Intent{harmful}, Categories: []Category{"privacy"}}, {Endpoint: "c"}}, "synthesize.teacher[1] is never used"},
 		{"what stands behind a narrower route", Role{{Endpoint: "a", Intents: []Intent{harmful}, Categories: []Category{"privacy"}}, {Endpoint: "b", Intents: []Intent{harmful}}, {Endpoint: "c"}}, ""},

@@ -119,19 +119,21 @@ type RLPrompt struct {
 	Source   string    `json:"source" parquet:"source,dict"`
 }
 
-// Rollout is one RL sample with its reward. Reward is absent, never 0, when the
-// judge was unavailable or, where Lost says so, its reply could not be read.
+// Rollout is one RL sample with its reward, the weighted sum of its terms. Reward is absent,
+// never 0, when the judge was unavailable or, where Lost says so, its reply could not be
+// read. Index counts the completions of a step, those of all processes that train together.
 type Rollout struct {
-	Step     int32    `json:"step" parquet:"step"`
-	Index    int32    `json:"index" parquet:"index"`
-	PromptID string   `json:"prompt_id" parquet:"prompt_id"`
-	Category Category `json:"category" parquet:"category,dict"`
-	Intent   Intent   `json:"intent" parquet:"intent,dict"`
-	CoT      string   `json:"cot" parquet:"cot"`
-	Answer   string   `json:"answer" parquet:"answer"`
-	Reward   *float64 `json:"reward" parquet:"reward,optional"`
-	Lost     bool     `json:"lost,omitempty" parquet:"lost"`
-	Votes    []Vote   `json:"votes" parquet:"votes,list"`
+	Step     int32        `json:"step" parquet:"step"`
+	Index    int32        `json:"index" parquet:"index"`
+	PromptID string       `json:"prompt_id" parquet:"prompt_id"`
+	Category Category     `json:"category" parquet:"category,dict"`
+	Intent   Intent       `json:"intent" parquet:"intent,dict"`
+	CoT      string       `json:"cot" parquet:"cot"`
+	Answer   string       `json:"answer" parquet:"answer"`
+	Reward   *float64     `json:"reward" parquet:"reward,optional"`
+	Terms    RewardScores `json:"terms" parquet:"terms"`
+	Lost     bool         `json:"lost,omitempty" parquet:"lost"`
+	Votes    []Vote       `json:"votes" parquet:"votes,list"`
 }
 
 // Grade is the grader's opinion of one evaluation answer. Action is what the

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -122,27 +121,48 @@ type CurateSpec struct {
 // SFTSpec is the supervised stage.
 type SFTSpec struct {
 	Skip            bool    `json:"skip,omitempty"`
+	Mix             MixSpec `json:"mix,omitzero"`
 	Epochs          int     `json:"epochs,omitempty" jsonschema:"default=2"`
 	LearningRate    float64 `json:"learning_rate,omitempty" jsonschema:"default=0.0001"`
 	BatchSize       int     `json:"batch_size,omitempty" jsonschema:"default=8"`
 	MaxLength       int     `json:"max_length,omitempty" jsonschema:"default=512,description=Longest row in tokens; a longer one is refused\\, never cut"`
-	TrainableLayers int     `json:"trainable_layers,omitempty" jsonschema:"default=15,description=Upper decoder layers that are trained; -1 trains all"`
+	TrainableLayers int     `json:"trainable_layers,omitempty" jsonschema:"description=Upper decoder layers that are trained; -1 trains all\\, and so does lora; else by default 15"`
+	Lora            *Lora   `json:"lora,omitempty" jsonschema:"description=Train low-rank adapters in place of the weights"`
+	Packing         bool    `json:"packing,omitempty" jsonschema:"description=Several rows one behind the other\\, up to max_length tokens\\, each of which attends to itself alone; a batch is then of packed rows"`
+	HeldOut         float64 `json:"held_out,omitempty" jsonschema:"description=Share of the rows (0 to 0.5) that is not trained on\\, and whose loss is measured at every checkpoint"`
+	Patience        int     `json:"patience,omitempty" jsonschema:"description=Training ends early when so many measurements of held_out in a row brought no new lowest loss; 0 trains to the end"`
 	SaveSteps       int     `json:"save_steps,omitempty" jsonschema:"default=20,description=Steps between checkpoints"`
+	TrainerSpec
 }
 
 // RLSpec is the reinforcement stage.
 type RLSpec struct {
-	Skip            bool    `json:"skip,omitempty"`
-	Judge           Role    `json:"judge,omitempty" jsonschema:"description=The reward's endpoint\\, or routes" jsonschema_extras:"default=sim-judge"`
-	Votes           int     `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
-	Steps           int     `json:"steps,omitempty" jsonschema:"default=8"`
-	Generations     int     `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
-	PromptsPerStep  int     `json:"prompts_per_step,omitempty" jsonschema:"default=2"`
-	MaxTokens       int     `json:"max_tokens,omitempty" jsonschema:"default=72"`
-	Temperature     float64 `json:"temperature,omitempty" jsonschema:"default=1"`
-	LearningRate    float64 `json:"learning_rate,omitempty" jsonschema:"default=0.00001"`
-	TrainableLayers int     `json:"trainable_layers,omitempty" jsonschema:"default=15,description=-1 trains all"`
+	Skip    bool          `json:"skip,omitempty"`
+	Judge   Role          `json:"judge,omitempty" jsonschema:"description=The reward's endpoint\\, or routes" jsonschema_extras:"default=sim-judge"`
+	Votes   int           `json:"votes,omitempty" jsonschema:"default=1,description=Judge calls a rollout; the minimum counts"`
+	Rewards RewardWeights `json:"rewards,omitempty" jsonschema:"description=Weights of the reward's terms: compliance\\, helpfulness and style as the judge scores the answer\\, and format; or a list of terms that weigh the same. All terms are logged. By default compliance 2\\, helpfulness 1\\, style 1"`
+	// MaxMissing is about completions that the judge could not be asked about.
+	MaxMissing     *float64 `json:"max_missing,omitempty" jsonschema:"default=0.5,description=Share of a step's rewards that may be missing because the judge can't be reached (0 to 1); with more the training leaves a checkpoint and the run waits at its failure gate"`
+	Steps          int      `json:"steps,omitempty" jsonschema:"default=8"`
+	Generations    int      `json:"generations,omitempty" jsonschema:"default=4,description=Samples a prompt: GRPO's group"`
+	PromptsPerStep int      `json:"prompts_per_step,omitempty" jsonschema:"default=2"`
+	MaxTokens      int      `json:"max_tokens,omitempty" jsonschema:"default=72"`
+	Temperature    float64  `json:"temperature,omitempty" jsonschema:"default=1"`
+	LearningRate   float64  `json:"learning_rate,omitempty" jsonschema:"default=0.00001"`
+	// The defaults are what the literature holds best for verdicts with little spread in a
+	// group: DAPO's loss over all tokens and its raised upper clip (arXiv 2503.14476, 3.1 and
+	// 3.3), no division by a group's spread, which weighs prompts by their difficulty (Dr. GRPO,
+	// arXiv 2503.20783, 3.2), cut answers masked (DAPO, 3.4), and no divergence term.
+	Loss            string  `json:"loss,omitempty" jsonschema:"enum=grpo,enum=dr_grpo,enum=dapo,enum=bnpo,enum=cispo,enum=sapo,enum=luspo,enum=vespo,default=dapo,description=How tokens' losses are put together\\, in TRL's words"`
+	ScaleRewards    string  `json:"scale_rewards,omitempty" jsonschema:"enum=none,enum=group,enum=batch,default=none,description=By whose spread rewards are divided"`
+	Beta            float64 `json:"beta,omitempty" jsonschema:"description=Weight of the divergence from the model that RL starts from; above 0 a second copy of it is held in memory"`
+	Epsilon         float64 `json:"epsilon,omitempty" jsonschema:"default=0.2,description=Lower bound of the clipped ratio: 1 - epsilon"`
+	EpsilonHigh     float64 `json:"epsilon_high,omitempty" jsonschema:"default=0.28,description=Upper bound: 1 + epsilon_high"`
+	MaskTruncated   *bool   `json:"mask_truncated,omitempty" jsonschema:"default=true,description=Completions that were cut at max_tokens teach nothing"`
+	TrainableLayers int     `json:"trainable_layers,omitempty" jsonschema:"description=As in sft"`
+	Lora            *Lora   `json:"lora,omitempty" jsonschema:"description=As in sft"`
 	SaveSteps       int     `json:"save_steps,omitempty" jsonschema:"default=4"`
+	TrainerSpec
 }
 
 // EvaluateSpec says what is asked of every arm, and who grades.
@@ -209,7 +229,7 @@ func (t TripwiresSpec) Past(l Ledger, u Usage) string {
 		}
 	}
 	if cost := u.USD / float64(max(1, l.Kept)); t.MaxCost > 0 && cost > t.MaxCost {
-		return fmt.Sprintf("a kept row costs $%.4f, more than max_cost $%.4f", cost, t.MaxCost)
+		return fmt.Sprintf("a kept row costs %s, more than max_cost %s", FormatDollars(cost), FormatDollars(t.MaxCost))
 	}
 	if got := share(l.Kept); got < *t.MinKept {
 		return fmt.Sprintf("%.0f%% were kept, less than min_kept %.0f%%", 100*got, 100**t.MinKept)
@@ -257,18 +277,30 @@ func (s RunSpec) WithDefaults() RunSpec {
 	def(&s.SFT.LearningRate, 1e-4)
 	def(&s.SFT.BatchSize, 8)
 	def(&s.SFT.MaxLength, 512)
-	def(&s.SFT.TrainableLayers, 15)
+	defLayers(&s.SFT.TrainableLayers, s.SFT.Lora)
 	def(&s.SFT.SaveSteps, 20)
+	s.SFT.Mix = s.SFT.Mix.withDefaults()
+	s.SFT.Lora, s.SFT.TrainerSpec = s.SFT.Lora.withDefaults(), s.SFT.TrainerSpec.withDefaults()
 	defRole(&s.RL.Judge, "sim-judge")
 	def(&s.RL.Votes, 1)
+	if len(s.RL.Rewards) == 0 {
+		s.RL.Rewards = DefaultRewards()
+	}
+	defPtr(&s.RL.MaxMissing, 0.5)
 	def(&s.RL.Steps, 8)
 	def(&s.RL.Generations, 4)
 	def(&s.RL.PromptsPerStep, 2)
 	def(&s.RL.MaxTokens, 72)
 	def(&s.RL.Temperature, 1)
 	def(&s.RL.LearningRate, 1e-5)
-	def(&s.RL.TrainableLayers, 15)
+	def(&s.RL.Loss, "dapo")
+	def(&s.RL.ScaleRewards, "none")
+	def(&s.RL.Epsilon, 0.2)
+	def(&s.RL.EpsilonHigh, 0.28)
+	defPtr(&s.RL.MaskTruncated, true)
+	defLayers(&s.RL.TrainableLayers, s.RL.Lora)
 	def(&s.RL.SaveSteps, 4)
+	s.RL.Lora, s.RL.TrainerSpec = s.RL.Lora.withDefaults(), s.RL.TrainerSpec.withDefaults()
 	if len(s.Evaluate.Suites) == 0 {
 		s.Evaluate.Suites = []Import{{Path: Builtin}}
 	}
@@ -354,26 +386,13 @@ func (s *RunSpec) UnmarshalJSON(b []byte) error {
 	dec.DisallowUnknownFields()
 	var p plain
 	if err := dec.Decode(&p); err != nil {
-		return E("read run spec", "", InvalidInput, plainJSONError(err))
+		return E("read run spec", "", InvalidInput, hinted(Explain(b, p, err), "check the spelling against schemas/runspec.schema.json"))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return Errorf("read run spec", "", InvalidInput, "there is more after the JSON object")
 	}
 	*s = RunSpec(p)
 	return nil
-}
-
-var unknownField = regexp.MustCompile(`^json: unknown field "(.*)"$`)
-
-func plainJSONError(err error) error {
-	var typ *json.UnmarshalTypeError
-	if errors.As(err, &typ) {
-		return fmt.Errorf("field %q: a %s can't be read as %s", typ.Field, typ.Value, typ.Type)
-	}
-	if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-		return fmt.Errorf("unknown field %q; check the spelling against schemas/runspec.schema.json", m[1])
-	}
-	return err
 }
 
 // Validate reports everything that is wrong with s, whose defaults are filled
@@ -425,21 +444,8 @@ func (s RunSpec) Validate() error {
 	}
 	v.between("quota.rounds", float64(s.Quota.Rounds), 1, 20)
 	v.atLeast("curate.max_examples", int64(s.Curate.MaxExamples), 0)
-	v.atLeast("sft.epochs", int64(s.SFT.Epochs), 1)
-	v.between("sft.learning_rate", s.SFT.LearningRate, 1e-9, 1)
-	v.atLeast("sft.batch_size", int64(s.SFT.BatchSize), 1)
-	v.atLeast("sft.max_length", int64(s.SFT.MaxLength), 16)
-	v.atLeast("sft.trainable_layers", int64(s.SFT.TrainableLayers), -1)
-	v.atLeast("sft.save_steps", int64(s.SFT.SaveSteps), 1)
-	v.between("rl.votes", float64(s.RL.Votes), 1, 25)
-	v.atLeast("rl.steps", int64(s.RL.Steps), 1)
-	v.atLeast("rl.generations", int64(s.RL.Generations), 2)
-	v.atLeast("rl.prompts_per_step", int64(s.RL.PromptsPerStep), 1)
-	v.atLeast("rl.max_tokens", int64(s.RL.MaxTokens), 1)
-	v.between("rl.temperature", s.RL.Temperature, 0, 2)
-	v.between("rl.learning_rate", s.RL.LearningRate, 1e-9, 1)
-	v.atLeast("rl.trainable_layers", int64(s.RL.TrainableLayers), -1)
-	v.atLeast("rl.save_steps", int64(s.RL.SaveSteps), 1)
+	s.SFT.validate(&v)
+	s.RL.validate(&v)
 	v.between("evaluate.votes", float64(s.Evaluate.Votes), 1, 25)
 	v.atLeast("evaluate.max_tokens", int64(s.Evaluate.MaxTokens), 1)
 	v.atLeast("evaluate.policy_arm_prompts", int64(s.Evaluate.PolicyArmPrompts), -1)
@@ -569,6 +575,12 @@ func (v *violations) between(field string, got, low, high float64) {
 		v.add(field, "is %v; it must be at least %v", got, low)
 	default:
 		v.add(field, "is %v; it must lie between %v and %v", got, low, high)
+	}
+}
+
+func (v *violations) oneOf(field, got string, allowed ...string) {
+	if !slices.Contains(allowed, got) {
+		v.add(field, "is %q; use one of %s", got, strings.Join(allowed, ", "))
 	}
 }
 

@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -44,12 +45,59 @@ func TestSpecSurvivesJSON(t *testing.T) {
 	}
 }
 
+// TestMisfitsSayNothingOfGo: whatever stands in a field, the error names it, and no type of Go.
+func TestMisfitsSayNothingOfGo(t *testing.T) {
+	raw, err := json.Marshal(RunSpec{Name: "x", Synthesize: SynthesizeSpec{Teacher: Role{{Endpoint: "a", Fallback: []string{"b"}}}}}.WithDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole map[string]any
+	if err := json.Unmarshal(raw, &whole); err != nil {
+		t.Fatal(err)
+	}
+	bad := 0
+	for name := range whole {
+		for _, value := range []any{true, 1.5, "word", []any{3}, map[string]any{"odd": 1}} {
+			changed := maps.Clone(whole)
+			changed[name] = value
+			raw, err := json.Marshal(changed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var s RunSpec
+			if err = json.Unmarshal(raw, &s); err == nil {
+				continue
+			}
+			bad++
+			if text := err.Error(); !strings.Contains(text, name) || strings.Contains(text, "Go ") || strings.Contains(text, "schemas.") && !strings.Contains(text, "schema.json") || strings.Contains(text, "json: ") {
+				t.Errorf("%s as %v: %s", name, value, text)
+			}
+		}
+	}
+	if bad < len(whole) {
+		t.Errorf("only %d misfits", bad)
+	}
+}
+
 func TestBadSpecs(t *testing.T) {
 	tests := []struct{ name, spec, want string }{
 		{"typo", `{"name":"x","synthesise":{}}`, `unknown field "synthesise"`},
-		{"nested typo", `{"name":"x","filter":{"treshold":1}}`, `unknown field "treshold"`},
-		{"wrong type", `{"name":"x","filter":{"votes":"three"}}`, `filter.votes`},
-		{"duration as number", `{"name":"x","gates":{"timeout":3}}`, `a duration is a string`},
+		{"nested typo", `{"name":"x","filter":{"treshold":1}}`, `unknown field "filter.treshold"`},
+		{"wrong type", `{"name":"x","filter":{"votes":"three"}}`, `read run spec: filter.votes: want a whole number, got "three"`},
+		{"a fraction", `{"name":"x","synthesize":{"samples":1.5}}`, `synthesize.samples: want a whole number, got 1.5`},
+		{"a number as text", `{"name":"x","filter":{"threshold":"high"}}`, `filter.threshold: want a number, got "high"`},
+		{"a text as number", `{"name":7}`, `name: want a text, got 7`},
+		{"a word for true", `{"name":"x","sft":{"skip":"yes"}}`, `sft.skip: want true or false, got "yes"`},
+		{"one for a list", `{"name":"x","evaluate":{"arms":"rl"}}`, `evaluate.arms: want a list, got "rl"`},
+		{"deep in a list", `{"name":"x","prompts":{"imports":[{"path":"a"},{"path":["b"]}]}}`, `prompts.imports[1].path: want a text, got a list`},
+		{"deep in a map", `{"name":"x","refresh":{"filter":true}}`, `refresh.filter: want a text, got true`},
+		{"a list for an object", `{"name":"x","filter":[1]}`, `filter: want an object, got a list`},
+		{"a list for all", `[1]`, `read run spec: want an object, got a list`},
+		{"a role's route", `{"name":"x","filter":{"judge":[{"endpoint":"a"},{"endpoint":3}]}}`, `filter.judge[1].endpoint: want a text, got 3`},
+		{"a role's typo", `{"name":"x","filter":{"judge":[{"endpont":"a"}]}}`, `unknown field "filter.judge[0].endpont"; a route has`},
+		{"no role", `{"name":"x","filter":{"judge":7}}`, `filter.judge: want an endpoint's name or a list of routes`},
+		{"a role without routes", `{"name":"x","filter":{"judge":[]}}`, `filter.judge: it needs a route; the list is empty`},
+		{"duration as number", `{"name":"x","gates":{"timeout":3}}`, `gates.timeout: a duration is a string such as "90m", not 3`},
 		{"two objects", `{"name":"x"} {}`, `after top-level value`},
 		{"no name", `{}`, "name is missing"},
 		{"negative votes", `{"name":"x","filter":{"votes":-1}}`, "filter.votes is -1"},
@@ -86,6 +134,11 @@ func TestBadSpecs(t *testing.T) {
 		{"an arm twice", `{"name":"x","evaluate":{"arms":["base","base"]}}`, `evaluate.arms has "base" twice`},
 		{"a timeout that decides nothing", `{"name":"x","gates":{"timeout":"1h"}}`, "gates needs both timeout and on_timeout"},
 		{"a decision at no time", `{"name":"x","gates":{"on_timeout":"reject"}}`, "gates needs both timeout and on_timeout"},
+		{"an unknown reward", `{"name":"x","rl":{"rewards":["compliance","length"]}}`, `rl.rewards has "length"`},
+		{"a reward that punishes", `{"name":"x","rl":{"rewards":{"compliance":1,"style":-1}}}`, "rl.rewards.style is -1"},
+		{"a reward without a judge", `{"name":"x","rl":{"rewards":{"compliance":0,"format":1}}}`, "rl.rewards gives no weight to what the judge says"},
+		{"a reward of another form", `{"name":"x","rl":{"rewards":"compliance"}}`, "rewards are weights such as"},
+		{"missing more than all", `{"name":"x","rl":{"max_missing":2}}`, "rl.max_missing is 2"},
 		{"all at once", `{"window":-3,"sft":{"epochs":-1}}`, "name is missing; give the run a name; sft.epochs is -1; it must be at least 1; window is -3"},
 	}
 	for _, tt := range tests {
@@ -174,7 +227,7 @@ func TestTripwiresPast(t *testing.T) {
 		{"cut", rejected(150, 0, 50), 0, "25% of the answers were cut by length"},
 		{"few kept", Ledger{Kept: 30, Rejected: map[Reason]int64{ReasonNoCoT: 90, ReasonEmpty: 80}}, 0, "15% were kept, less than min_kept 20%"},
 		{"failed", Ledger{Kept: 80, Failed: map[Reason]int64{ReasonTimedOut: 120}}, 0, "60% failed, more than max_failed 50%"},
-		{"dear", rejected(150, 50, 0), 3, "a kept row costs $0.0200, more than max_cost $0.0100"},
+		{"dear", rejected(150, 50, 0), 3, "a kept row costs $0.02, more than max_cost $0.01"},
 	} {
 		if got := spec.Past(tt.l, Usage{USD: tt.usd}); !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)

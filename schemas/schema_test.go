@@ -25,6 +25,14 @@ func TestPublishedSchema(t *testing.T) {
 			route := r.Reflect(Route{})
 			route.Version, route.Required = "", []string{"endpoint"}
 			return &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string"}, {Type: "array", Items: route, MinItems: new(uint64(1))}}}
+		case reflect.TypeFor[RewardWeights]():
+			object := &jsonschema.Schema{Type: "object", AdditionalProperties: jsonschema.FalseSchema, Properties: jsonschema.NewProperties()}
+			list := &jsonschema.Schema{Type: "array", Items: &jsonschema.Schema{Type: "string"}, MinItems: new(uint64(1))}
+			for _, term := range RewardTerms {
+				object.Properties.Set(string(term), &jsonschema.Schema{Type: "number", Minimum: "0"})
+				list.Items.Enum = append(list.Items.Enum, term)
+			}
+			return &jsonschema.Schema{OneOf: []*jsonschema.Schema{object, list}}
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,7 @@ const (
 // abort, retry and set-budget. Opening and Digest bind it to one opening of the gate; a bare
 // decision binds to the opening that waits. Stage and Reason are retry's: which rows
 // that failed are asked again; without them all are. USD and Tokens are set-budget's: what
-// the run may spend in all; 0 sets no limit.
+// the run may spend in all. A limit that is not named stays as it is; 0 lifts it.
 type Decision struct {
 	Gate    Gate   `json:"gate"`
 	By      string `json:"by"`
@@ -34,8 +35,40 @@ type Decision struct {
 	Stage   Stage  `json:"stage,omitempty"`
 	Reason  Reason `json:"reason,omitempty"`
 
-	USD    float64 `json:"usd,omitempty"`
-	Tokens int64   `json:"tokens,omitempty"`
+	USD    *float64 `json:"usd,omitempty"`
+	Tokens *int64   `json:"tokens,omitempty"`
+}
+
+// Budget is what the run may spend after the decision, where it might spend before until then.
+func (d Decision) Budget(before Cost) Cost {
+	if d.USD != nil {
+		before.USD = *d.USD
+	}
+	if d.Tokens != nil {
+		before.Tokens = *d.Tokens
+	}
+	return before
+}
+
+// Limits says what the decision sets, such as "$80.00 and no limit of tokens".
+func (d Decision) Limits() string {
+	var parts []string
+	for _, unit := range []struct {
+		named bool
+		limit Cost
+		none  string
+	}{
+		{d.USD != nil, Decision{USD: d.USD}.Budget(Cost{}), "no limit of dollars"},
+		{d.Tokens != nil, Decision{Tokens: d.Tokens}.Budget(Cost{}), "no limit of tokens"},
+	} {
+		switch {
+		case unit.named && unit.limit == (Cost{}):
+			parts = append(parts, unit.none)
+		case unit.named:
+			parts = append(parts, unit.limit.String())
+		}
+	}
+	return strings.Join(parts, " and ")
 }
 
 // UnmarshalJSON refuses unknown fields: a decision whose gate or opening is misspelt
@@ -46,10 +79,8 @@ func (d *Decision) UnmarshalJSON(b []byte) error {
 	dec.DisallowUnknownFields()
 	var p plain
 	if err := dec.Decode(&p); err != nil {
-		if m := unknownField.FindStringSubmatch(err.Error()); m != nil {
-			err = fmt.Errorf("unknown field %q; a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens", m[1])
-		}
-		return E("read decision", "", InvalidInput, err)
+		return E("read decision", "", InvalidInput,
+			hinted(Explain(b, p, err), "a decision has gate, by, opening, digest, note, for retry stage and reason, and for set-budget usd and tokens"))
 	}
 	*d = Decision(p)
 	return nil
@@ -77,14 +108,17 @@ type DecisionRecord struct {
 // Opening is one opening of a gate. ID is made of gate, number and the digest of
 // what is judged.
 type Opening struct {
-	ID       string    `json:"id"`
-	Gate     Gate      `json:"gate"`
-	Number   int       `json:"number"`
-	Digest   Digest    `json:"digest"`
-	Question string    `json:"question"`
-	Takes    []string  `json:"takes"` // the verdicts
-	Command  string    `json:"command"`
-	Since    time.Time `json:"since"`
+	ID       string   `json:"id"`
+	Gate     Gate     `json:"gate"`
+	Number   int      `json:"number"`
+	Digest   Digest   `json:"digest"`
+	Question string   `json:"question"`
+	Takes    []string `json:"takes"` // the verdicts
+	// Raise is, at the budget gate, a budget of the limits that were reached that lets the run
+	// go on.
+	Raise   *Cost     `json:"raise,omitempty"`
+	Command string    `json:"command"`
+	Since   time.Time `json:"since"`
 }
 
 // The states of a run.
@@ -94,6 +128,7 @@ const (
 	StateCompleted = "completed"
 	StateRejected  = "rejected"
 	StateAborted   = "aborted"
+	StateCancelled = "cancelled"
 	StateFailed    = "failed" // bad input, or counts that don't add up
 )
 
@@ -146,7 +181,9 @@ type Progress struct {
 	Decisions []DecisionRecord `json:"decisions,omitempty"`
 	Simulated []string         `json:"simulated,omitempty"`
 	Notes     []string         `json:"notes,omitempty"` // for people to know
-	Started   time.Time        `json:"started"`
+	// Outages are the endpoints that what is under way asks in vain.
+	Outages []Outage  `json:"outages,omitempty"`
+	Started time.Time `json:"started"`
 	// Probed is what it took to ask endpoints who answers, and Spent what no stage that is
 	// shown has taken: stages that the run has gone back behind.
 	Probed Usage `json:"probed,omitzero"`
@@ -178,9 +215,11 @@ type TaskFailure struct {
 	Rows int64 `json:"rows,omitempty"`
 	// Account says that an endpoint refuses the account, or has no such model any more: no
 	// row's fault. Endpoint is the one to look after, where it is the configuration's: of
-	// an account that is refused, or of an outage.
-	Account  bool   `json:"account,omitempty"`
-	Endpoint string `json:"endpoint,omitempty"`
+	// an account that is refused, or of an outage. Or names the others of its route, each of
+	// which would do.
+	Account  bool     `json:"account,omitempty"`
+	Endpoint string   `json:"endpoint,omitempty"`
+	Or       []string `json:"or,omitempty"`
 }
 
 // TaskProgress is the heartbeat of a running task: a hint for people.

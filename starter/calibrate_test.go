@@ -104,7 +104,7 @@ Where they differ most:
     judge says 8
     judge-2 says 9
 
-Calls: 48 paid ($0.0053), 0 found in the journal
+Calls: 48 paid ($0.0053); 0 answered by what was recorded earlier, which costs nothing now
 `
 	if d := cmp.Diff(want, strings.TrimSuffix(out, "Plots: "+page+"\n")); code != exitOK || d != "" || stderr != "" {
 		t.Errorf("exit code %d, %s (- want, + got)\n%s", code, stderr, d)
@@ -129,6 +129,16 @@ Calls: 48 paid ($0.0053), 0 found in the journal
 	}
 	if r.Result.N != 8 || r.Lost != 1 || r.Misjudged[0].Number != 5 || r.Misjudged[0].Prompt != "" || r.Result.Target.MoreLabels != 31 {
 		t.Errorf("%+v", r)
+	}
+	// A list that is cut says so.
+	_, out, _ = s.run(t, append(args, "-n", "1", "--against", "judge-2")...)
+	for _, want := range []string{
+		"the furthest first (1 of 2 shown; all with -n 2):\n  row 5, violence: score 0.80, label 0\n    judge says 8\n\n",
+		"Where they differ most (1 of 2 shown; all with -n 2):\n  row 3,",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
 	}
 	if _, out, _ = s.run(t, append(args, "--show-text")...); !strings.Contains(out, "    prompt: e?\n    answer: 8 8\n") {
 		t.Errorf("the texts are asked for and not shown:\n%s", out)

@@ -36,7 +36,7 @@ func calibrationText(r calibrate.Report) string {
 		fmt.Fprintf(&b, "People: %s and %s agree on %s of %d, kappa %s\n", p.A, p.B, interval(p.Agreement.Share), p.N, kappa(p.Agreement.Kappa))
 	}
 	if len(r.Misjudged) > 0 {
-		fmt.Fprintln(&b, "\nJudged otherwise than labelled, the furthest first:")
+		fmt.Fprintf(&b, "\nJudged otherwise than labelled, the furthest first%s:\n", shown(len(r.Misjudged), r.Otherwise()))
 		b.WriteString(judgedLines(r.Misjudged))
 	}
 	if x := r.Against; x != nil {
@@ -51,12 +51,20 @@ func calibrationText(r calibrate.Report) string {
 			fmt.Fprintln(&b, report.LostText(*x))
 		}
 		if len(x.Rows) > 0 {
-			fmt.Fprintln(&b, "Where they differ most:")
+			fmt.Fprintf(&b, "Where they differ most%s:\n", shown(len(x.Rows), x.Differ))
 			b.WriteString(judgedLines(x.Rows))
 		}
 	}
 	fmt.Fprintf(&b, "\n%s", costLine(r.Usage))
 	return b.String()
+}
+
+// shown says how many of n rows a list has, and how to see all, where it hasn't all.
+func shown(rows int, n int64) string {
+	if int64(rows) == n {
+		return ""
+	}
+	return fmt.Sprintf(" (%d of %d shown; all with -n %d)", rows, n, n)
 }
 
 func answersLine(r calibrate.Report) string {

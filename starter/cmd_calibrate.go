@@ -347,7 +347,9 @@ func (c calibration) compare(r *calibrate.Report, answers []prompts.Labelled, ra
 	}
 	r.Against.N = int64(len(pairs))
 	r.Against.Agreement = calibrate.Agree(pairs, c.threshold, c.threshold)
-	for _, k := range calibrate.Widest(pairs, c.rows) {
+	differ := calibrate.Widest(pairs, len(pairs))
+	r.Against.Differ = int64(len(differ))
+	for _, k := range differ[:min(c.rows, len(differ))] {
 		i := numbers[k]
 		row := c.row(i, answers[i], ratings[i])
 		row.Other, row.OtherWhy = &other[i].score, other[i].why

@@ -90,8 +90,13 @@ func (c *chat) run(ctx context.Context, server string, names []string) error {
 	if err != nil {
 		return err
 	}
+	gpus, err := a.takeGPUs(ctx, conf, "starter chat "+strings.Join(names, " "))
+	if err != nil {
+		return err
+	}
+	defer gpus.release(ctx)
 	for _, name := range names {
-		h, err := a.host(ctx, conf, store, name, hosting{server: server, atOnce: 1})
+		h, err := a.host(ctx, conf, store, name, hosting{server: server, atOnce: 1}, gpus)
 		if err != nil {
 			return err
 		}
@@ -217,7 +222,7 @@ func (c *chat) show() {
 	each := (width - (columns-1)*utf8.RuneCountInString(between)) / columns
 	var blocks [][]string
 	for _, t := range c.talkers {
-		blocks = append(blocks, wrap(c.text(t), each))
+		blocks = append(blocks, columnOf(c.text(t), each))
 	}
 	if columns == 1 {
 		for _, b := range blocks {
@@ -261,8 +266,8 @@ func (c *chat) text(t *talker) string {
 	return strings.Join(parts, "\n")
 }
 
-// wrap breaks a text into lines of a width, between words where there are any.
-func wrap(text string, width int) (out []string) {
+// columnOf breaks a text into lines of a width, between words where there are any.
+func columnOf(text string, width int) (out []string) {
 	for paragraph := range strings.SplitSeq(text, "\n") {
 		rest := []rune(printable(strings.TrimRight(strings.ReplaceAll(paragraph, "\t", "    "), " \r")))
 		for len(rest) > width {

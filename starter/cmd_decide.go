@@ -93,7 +93,7 @@ func (a *app) printDecided(run schemas.RunID, verdict string, d schemas.Decision
 	}
 	what := r.Verdict
 	if r.Verdict == schemas.DecisionBudget {
-		what += " " + limit(schemas.Cost{USD: r.Decision.USD, Tokens: r.Decision.Tokens})
+		what += " " + "to " + r.Decision.Limits()
 	}
 	fmt.Fprintf(a.out, "Decision %d recorded: %s%s by %s", r.Number, what, at, oneLine(r.Decision.By))
 	if r.Decision.Note != "" {

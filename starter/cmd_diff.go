@@ -238,7 +238,7 @@ func dollars(p passage) string {
 	if p.State != stageEnded {
 		return "-"
 	}
-	return fmt.Sprintf("%.2f", p.Usage.USD)
+	return schemas.FormatDollars(p.Usage.USD)
 }
 
 func rowLines(c comparison) string {

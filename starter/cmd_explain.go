@@ -389,6 +389,15 @@ func event(row any) string {
 		if r.Reward != nil {
 			reward = fmt.Sprintf("reward %.2f", *r.Reward)
 		}
+		var terms []string
+		for _, t := range schemas.RewardTerms {
+			if score := r.Terms.Of(t); score != nil {
+				terms = append(terms, fmt.Sprintf("%s %.2f", t, *score))
+			}
+		}
+		if len(terms) > 0 {
+			reward += " (" + strings.Join(terms, ", ") + ")"
+		}
 		return fmt.Sprintf("  rollout %d of step %d: %s", r.Index, r.Step, reward)
 	}
 	return ""

@@ -102,7 +102,7 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 			if err != nil {
 				return nil, err
 			}
-			wanted := len(kept[output.Kind]) < p.rows || outcomes(ref.Ledger.Rejected) > 0
+			wanted := len(kept[output.Kind]) < p.rows || ref.Ledger.Outcomes() > ref.Ledger.Kept
 			if !ok || !wanted {
 				continue
 			}

@@ -107,23 +107,34 @@ func (a *app) policyTest(ctx context.Context, t policyTest) error {
 	return nil
 }
 
+// table shows the cases that are decided otherwise, or all: a line of what each decided, and
+// under it the case and the judge's reason.
 func (t policyTest) table(cases []tested) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	head := "category\tcase\texpected\tteacher did\tjudge expects\twhy\n"
+	var lines strings.Builder
+	var under []string
+	w := tabwriter.NewWriter(&lines, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "category\texpected\tteacher did\tjudge expects")
 	for _, c := range cases {
 		if c.agrees() && !t.all {
 			continue
 		}
-		fmt.Fprint(w, head)
-		head = ""
-		did, expects, why := string(c.TeacherDid), fmt.Sprintf("%s (%s)", c.JudgeExpects, oneLine(c.JudgeRule)), c.Why
+		did, expects, why := string(c.TeacherDid), fmt.Sprintf("%s (%s)", c.JudgeExpects, oneLine(c.JudgeRule)), "why: "+c.Why
 		if c.Note != "" {
 			did, expects, why = "-", "-", c.Note
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s (%s)\t%s\t%s\t%s\n", c.Category, clip(oneLine(c.Text), 60), c.Action, c.Rule, did, expects, clip(oneLine(why), 80))
+		fmt.Fprintf(w, "%s\t%s (%s)\t%s\t%s\n", c.Category, c.Action, c.Rule, did, expects)
+		under = append(under, wrap(c.Text)+wrap(why))
 	}
 	w.Flush() // A strings.Builder takes all.
+	if len(under) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	head, rows, _ := strings.Cut(lines.String(), "\n")
+	b.WriteString(head + "\n")
+	for i, row := range strings.SplitAfter(rows, "\n")[:len(under)] {
+		b.WriteString(row + under[i])
+	}
 	return b.String()
 }
 

@@ -207,7 +207,7 @@ func changesTable(changes []policyChange, counted bool) string {
 			case c.Completions+c.Votes == 0:
 				usd = "-"
 			case c.USD != nil:
-				usd = fmt.Sprintf("$%.4f", *c.USD)
+				usd = schemas.FormatDollars(*c.USD)
 			}
 			fmt.Fprintf(w, "%d\t%d\t%s\t", c.Completions, c.Votes, usd)
 			total.Completions, total.Votes = total.Completions+c.Completions, total.Votes+c.Votes

@@ -31,31 +31,19 @@ The same with the Temporal CLI:
 			if err != nil {
 				return err
 			}
-			p := seen.Progress
+			p := seen.progress()
 			switch {
-			case seen.Ended != nil && seen.Ended.Report != nil:
-				p = ended(*seen.Ended.Report)
-			case seen.Ended != nil:
+			case p == nil && seen.Ended != nil:
 				return failed(run, *seen.Ended)
 			case p == nil:
 				return schemas.Errorf("show progress of", string(run), schemas.Unavailable, "no %s answered: %s", seen.Away, seen.Why).
 					WithHint("Wait for it with: starter watch %s", schemas.ShellWord(string(run)))
 			}
-			if a.json {
-				return printJSON(a.out, p)
+			if err := a.printProgress(run, *p, byCategory); err != nil {
+				return err
 			}
-			name := string(run)
-			if p.Name != name {
-				name += " (" + p.Name + ")"
-			}
-			fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(name), p.State, p.Stage)
-			fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), stageTable(p.Stages), moneyLines(*p))
-			if byCategory {
-				fmt.Fprint(a.out, categoryTables(p.Stages))
-			}
-			fmt.Fprint(a.out, decisionLines(p.Decisions))
-			if p.Waiting != nil {
-				fmt.Fprint(a.out, gateBlock(run, *p.Waiting))
+			if seen.Ended != nil && seen.Ended.Report == nil {
+				return failed(run, *seen.Ended)
 			}
 			return nil
 		},
@@ -64,12 +52,22 @@ The same with the Temporal CLI:
 	return cmd
 }
 
-// ended is the progress of a run that has ended.
-func ended(r schemas.RunReport) *schemas.Progress {
-	p := &schemas.Progress{Run: r.Run, Name: r.Name, State: r.State, Simulated: r.Simulated, Decisions: r.Decisions, Notes: r.Notes, Probed: r.Probed}
-	for _, s := range r.Stages {
-		p.Stage = s.Stage
-		p.Stages = append(p.Stages, s.Progress())
+func (a *app) printProgress(run schemas.RunID, p schemas.Progress, byCategory bool) error {
+	if a.json {
+		return printJSON(a.out, p)
 	}
-	return p
+	name := string(run)
+	if p.Name != name {
+		name += " (" + p.Name + ")"
+	}
+	fmt.Fprintf(a.out, "%s: %s, stage %s\n", oneLine(name), p.State, p.Stage)
+	fmt.Fprint(a.out, simulatedLine(p.Simulated), noteLines(p.Notes), outageLines(p.Outages), stageTable(p.Stages), moneyLines(p))
+	if byCategory {
+		fmt.Fprint(a.out, categoryTables(p.Stages))
+	}
+	fmt.Fprint(a.out, decisionLines(p.Decisions))
+	if p.Waiting != nil {
+		fmt.Fprint(a.out, gateBlock(run, *p.Waiting))
+	}
+	return nil
 }

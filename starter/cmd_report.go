@@ -69,7 +69,7 @@ func (a *app) report(ctx context.Context, run schemas.RunID, file string) error 
 	if r.Note != "" {
 		fmt.Fprintf(a.out, "%s\n", oneLine(r.Note))
 	}
-	fmt.Fprintf(a.out, "%s\n%s%s%s\n", simulatedLine(r.Simulated), stageTable(ended(r).Stages), moneyLines(*ended(r)), emptyLines(r))
+	fmt.Fprintf(a.out, "%s\n%s%s%s\n", simulatedLine(r.Simulated), stageTable(r.Progress().Stages), moneyLines(r.Progress()), emptyLines(r))
 	if err := report.Text(a.out, r); err != nil {
 		return err
 	}

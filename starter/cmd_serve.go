@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"precept/internal/config"
+	"precept/internal/gpu"
 	"precept/internal/release"
 	"precept/internal/serving"
 	"precept/internal/shard"
@@ -63,7 +66,12 @@ func (a *app) serve(ctx context.Context, name string, h hosting) error {
 	if err != nil {
 		return err
 	}
-	served, err := a.host(ctx, c, store, name, h)
+	gpus, err := a.takeGPUs(ctx, c, "starter serve "+name)
+	if err != nil {
+		return err
+	}
+	defer gpus.release(ctx)
+	served, err := a.host(ctx, c, store, name, h, gpus)
 	if err != nil {
 		return err
 	}
@@ -113,8 +121,49 @@ func (h *hosted) end() {
 	_ = os.RemoveAll(h.dir)
 }
 
+// gpus are the machine's, while the command has them: none where it runs on the CPU.
+type gpus struct {
+	lease *gpu.Lease
+	list  []gpu.Device // the one with most free memory first
+	used  int
+}
+
+// takeGPUs waits for the machine's GPUs, as a worker's tasks do: one job at a time has them.
+func (a *app) takeGPUs(ctx context.Context, c config.Config, holder string) (*gpus, error) {
+	found, err := gpu.List(ctx, c.GPU)
+	if err != nil || found.Absent != "" {
+		return &gpus{}, err
+	}
+	lease, err := gpu.Take(ctx, c.Trainer.Work("devices"), found.Devices, holder, func(other string) {
+		fmt.Fprintf(a.err, "Waiting for the GPUs, which %s has\n", oneLine(other))
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(found.Devices, func(x, y gpu.Device) int { return cmp.Compare(y.Free, x.Free) })
+	return &gpus{lease: lease, list: found.Devices}, nil
+}
+
+// next is what the process of the next model needs to know: of one GPU, or of all.
+func (g *gpus) next(all bool) []string {
+	if g.lease == nil {
+		return nil
+	}
+	if all {
+		return g.lease.Env(g.list)
+	}
+	g.used++
+	return g.lease.Env([]gpu.Device{g.list[(g.used-1)%len(g.list)]})
+}
+
+func (g *gpus) release(ctx context.Context) {
+	if g.lease != nil {
+		_ = g.lease.Release(context.WithoutCancel(ctx)) // it ends with this process at the latest
+	}
+}
+
 // host fetches a model and serves it.
-func (a *app) host(ctx context.Context, c config.Config, store shard.Store, name string, h hosting) (*hosted, error) {
+func (a *app) host(ctx context.Context, c config.Config, store shard.Store, name string, h hosting, gpus *gpus) (*hosted, error) {
 	if h.server != "" && h.server != c.Serving.Server {
 		// Program and flags are another server's.
 		c.Serving = serving.Config{Server: h.server, ReasoningParser: c.Serving.ReasoningParser, Ready: c.Serving.Ready}
@@ -122,7 +171,7 @@ func (a *app) host(ctx context.Context, c config.Config, store shard.Store, name
 			return nil, err
 		}
 	}
-	job := serving.Job{Port: h.port, AtOnce: h.atOnce}
+	job := serving.Job{Port: h.port, AtOnce: h.atOnce, GPU: len(gpus.list) > 0, Env: gpus.next(c.Serving.Server == serving.VLLM)}
 	for _, text := range h.adapters {
 		name, folder, ok := strings.Cut(text, "=")
 		if !ok || name == "" || folder == "" {

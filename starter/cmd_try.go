@@ -33,8 +33,8 @@ func (a *app) tryCommand() *cobra.Command {
 answers, every vote with its reason, the verdict and the cost. No Temporal server is
 needed. Files and policy are read here, as a worker would read them; duplicates and
 prompts of the evaluation suites are not looked for, and prompts that a judge would have
-to classify, or a teacher to write, are left out. The answers go into the journal of
-the store that --config names, and the run finds them there.
+to classify, or a teacher to write, are left out. The answers are recorded in the store
+that --config names: neither a run nor another try pays for them again.
 
 The texts may be harmful to read.
 

@@ -89,6 +89,9 @@ func (w *watch) see(seen sight) (over bool, err error) {
 		if _, machine := w.screen.(*jsonScreen); machine {
 			w.screen.show(w.observer.view(seen))
 		}
+		if p := seen.progress(); p != nil && seen.Ended.Report == nil {
+			w.screen.say("\n" + stageTable(p.Stages) + moneyLines(*p))
+		}
 		return true, w.end(*seen.Ended)
 	}
 	w.screen.show(w.observer.view(seen))

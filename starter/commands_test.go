@@ -137,10 +137,10 @@ func TestProgress(t *testing.T) {
 	code, out, _ := transcript(t, &fakeServer{seen: []sight{{Progress: gated()}}}, nil, "progress", "first")
 	want := `first: waiting, stage synthesize
 Simulated, not real models: sim-teacher, sim-judge
-stage       tasks  kept  rejected  calls paid  cached  USD   time
-prompts     3/3    182   4         0           0       0.00  2.1s
-synthesize  8/8    320   8         328         3       0.00  1m12s
-all                                328         3       0.00  1m14s
+stage       tasks  kept  rejected  calls paid  cached  USD    time
+prompts     3/3    182   4         0           0       $0.00  2.1s
+synthesize  8/8    320   8         328         3       $0.00  1m12s
+all                                328         3       $0.00  1m14s
 
 The run waits for a person at its dataset gate (opening dataset-1-0123456789ab):
   Is the dataset good to train on? 184 examples (kept 184).

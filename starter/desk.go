@@ -84,5 +84,5 @@ func simulatedOf(c config.Config, endpoints []string) (names []string) {
 
 // costLine says what a command's calls came to.
 func costLine(u schemas.Usage) string {
-	return fmt.Sprintf("Calls: %d paid ($%.4f), %d found in the journal\n", u.Paid, u.USD, u.Cached)
+	return fmt.Sprintf("Calls: %d paid (%s); %d answered by what was recorded earlier, which costs nothing now\n", u.Paid, schemas.FormatDollars(u.USD), u.Cached)
 }

@@ -519,8 +519,11 @@ func compareStages(a, b *archive) []stageDiff {
 			for digest, n := range digests(a.manifests[stage]) {
 				d.Shared += min(n, theirs[digest])
 			}
-			d.Reasons = append(reasonDiffs(d.A.Ledger.Rejected, d.B.Ledger.Rejected, false),
-				reasonDiffs(d.A.Ledger.Failed, d.B.Ledger.Failed, true)...)
+			checks := func(l schemas.Ledger) map[schemas.Reason]int64 {
+				return map[schemas.Reason]int64{schemas.ReasonCheck: l.Checked}
+			}
+			d.Reasons = slices.Concat(reasonDiffs(checks(d.A.Ledger), checks(d.B.Ledger), false),
+				reasonDiffs(d.A.Ledger.Rejected, d.B.Ledger.Rejected, false), reasonDiffs(d.A.Ledger.Failed, d.B.Ledger.Failed, true))
 		}
 		out = append(out, d)
 	}

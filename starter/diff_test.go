@@ -272,11 +272,11 @@ prompts c.jsonl   - -> 879923da020d
 
 Stages
 stage       kept A  kept B  diff  shards shared  paid/cached A  paid/cached B  USD A  USD B
-prompts     8       8       +0    2 of 4         9/2            8/2            0.25   0.25
-synthesize  8       7       -1    1 of 4         9/2            8/2            0.25   0.25
-filter      7       6       -1    1 of 4         9/2            8/2            0.25   0.25
-curate      6       6       +0    1 of 4         9/2            8/2            0.25   0.25
-all                                              36/8           32/8           1.00   1.00
+prompts     8       8       +0    2 of 4         9/2            8/2            $0.25  $0.25
+synthesize  8       7       -1    1 of 4         9/2            8/2            $0.25  $0.25
+filter      7       6       -1    1 of 4         9/2            8/2            $0.25  $0.25
+curate      6       6       +0    1 of 4         9/2            8/2            $0.25  $0.25
+all                                              36/8           32/8           $1.00  $1.00
 
 What became of the rest, where it differs
 stage       outcome                    A  B  diff
@@ -343,11 +343,11 @@ the specs are equal
 
 Stages
 stage       kept A  kept B  diff  shards shared  paid/cached A  paid/cached B  USD A  USD B
-prompts     8       8       +0    4 of 4         8/2            8/2            0.25   0.25
-synthesize  7       7       +0    4 of 4         8/2            8/2            0.25   0.25
-filter      6       6       +0    4 of 4         8/2            8/2            0.25   0.25
-curate      6       6       +0    4 of 4         8/2            8/2            0.25   0.25
-all                                              32/8           32/8           1.00   1.00
+prompts     8       8       +0    4 of 4         8/2            8/2            $0.25  $0.25
+synthesize  7       7       +0    4 of 4         8/2            8/2            $0.25  $0.25
+filter      6       6       +0    4 of 4         8/2            8/2            $0.25  $0.25
+curate      6       6       +0    4 of 4         8/2            8/2            $0.25  $0.25
+all                                              32/8           32/8           $1.00  $1.00
 
 Rows of the SFT set, by prompt
 category   in both, equal  in both, another completion  only in A  only in B

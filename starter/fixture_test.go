@@ -45,6 +45,16 @@ func trainingTask(step int64) openTask {
 	}}
 }
 
+func rewardingTask(step int64) openTask {
+	return openTask{ID: "9", Activity: "RL", Taken: true, Attempt: 1, Progress: &schemas.TaskProgress{
+		Done: step, Total: 60, Unit: "steps",
+		Metrics: map[string]float64{
+			"loss": 0.01, "reward": 0.6125, "reward_std": 0.2, "reward/violence": 0.5, "reward/self-harm": 0.725,
+			"rewards/compliance/mean": 0.5, "tokens_per_second": 71.6,
+		},
+	}}
+}
+
 func gated() *schemas.Progress {
 	p := synthesizing(8)
 	p.Stages[1].Closed, p.Stages[1].Seconds = true, 72

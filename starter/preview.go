@@ -119,7 +119,7 @@ func previewTable(stages []activities.StagePreview) string {
 			asked = fmt.Sprintf("%d to %d", s.Least, s.Most)
 		}
 		if s.USD != nil {
-			usd, took = fmt.Sprintf("$%.2f", *s.USD), clock(seconds(*s.Seconds))
+			usd, took = schemas.FormatDollars(*s.USD), clock(seconds(*s.Seconds))
 		}
 		if s.Tasks > 0 && s.Found == s.Tasks {
 			usd, took = "-", "-"

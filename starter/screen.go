@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,7 @@ type lines struct {
 	closed map[schemas.Stage]bool
 	named  bool // the simulated endpoints
 	noted  int
+	away   []schemas.Outage // those of the last view
 	mark   string
 	at     time.Time
 }
@@ -71,6 +73,12 @@ func (l *lines) show(v view) {
 			fmt.Fprint(l.out, noteLines(p.Notes[l.noted:]))
 			l.noted = n
 		}
+		for _, o := range p.Outages {
+			if !slices.Contains(l.away, o) {
+				fmt.Fprint(l.out, outageLines([]schemas.Outage{o}))
+			}
+		}
+		l.away = p.Outages
 		for _, s := range p.Stages {
 			if s.Closed && !l.closed[s.Stage] {
 				if l.closed == nil {
@@ -195,6 +203,9 @@ func drawing(v view) (out []string) {
 	out = append(out, head)
 	for _, n := range p.Notes {
 		out = append(out, "  Note: "+oneLine(n))
+	}
+	for _, o := range p.Outages {
+		out = append(out, "  Outage: "+oneLine(o.String()))
 	}
 	for _, s := range p.Stages {
 		took := v.inStage

@@ -30,6 +30,8 @@ func TestLines(t *testing.T) {
 		return openTask{ID: "1", Activity: "Synthesize", Taken: true, Attempt: 1,
 			Progress: &schemas.TaskProgress{Done: done, Total: total, Unit: "completions"}}
 	}
+	silent := synthesizing(1)
+	silent.Outages = []schemas.Outage{{Endpoint: "teacher", Says: "connection\nrefused", Since: began, Instead: "spare"}}
 	retried := open(2, 50)
 	retried.Attempt, retried.Failure = 3, "call sim-teacher: rate limited"
 	seen := map[int]sight{
@@ -38,6 +40,8 @@ func TestLines(t *testing.T) {
 		4:  {Progress: synthesizing(0), Tasks: []openTask{open(10, 50), open(30, 50)}},
 		5:  {Progress: synthesizing(0), Tasks: []openTask{open(12, 50), open(33, 50)}},
 		6:  {Progress: synthesizing(1), Tasks: []openTask{open(20, 50), retried}},
+		7:  {Progress: silent},
+		8:  {Progress: silent},
 		20: {Progress: training(), Tasks: []openTask{{ID: "9", Activity: "SFT", Attempt: 1}}},
 		30: {Progress: training(), Tasks: []openTask{trainingTask(10)}},
 		40: {Progress: training(), Tasks: []openTask{trainingTask(20)}},
@@ -45,7 +49,7 @@ func TestLines(t *testing.T) {
 	}
 	var b bytes.Buffer
 	l := &lines{out: &b}
-	for _, v := range views(seen, 1, 3, 4, 5, 6, 20, 30, 40, 95) {
+	for _, v := range views(seen, 1, 3, 4, 5, 6, 7, 8, 20, 30, 40, 95) {
 		l.show(v)
 	}
 	want := `   1.0s  taking in policy and prompts
@@ -54,6 +58,7 @@ Simulated, not real models: sim-teacher, sim-judge
    3.0s  synthesize  planning, calls 0 paid, 3 cached, 0.0s; Plan
    4.0s  synthesize  0/8 tasks, kept 0, rejected 0, calls 0 paid, 3 cached, 1.0s; 2 tasks open, 40/100 completions
    6.0s  synthesize  1/8 tasks, kept 40, rejected 1, calls 41 paid, 3 cached, 3.0s; 2 tasks open, 22/100 completions, Synthesize tried again (attempt 3) after: call sim-teacher: rate limited
+Outage: endpoint teacher answers nobody since 2026-03-01 12:00:00 UTC: connection refused; spare is asked in its place
     20s  synthesize  done: 8 tasks, kept 320, refused 8, calls 328 paid, 3 cached, 1m12s
     20s  sft         0/1 tasks, kept 0, rejected 0, 0.0s; waiting for a worker to take SFT
     30s  sft         0/1 tasks, kept 0, rejected 0, 10s; 10/60 steps, loss 1.934, 72 tokens/s
@@ -80,6 +85,15 @@ func TestDrawing(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestRewardIsShownByCategory(t *testing.T) {
+	seen := map[int]sight{10: {Progress: training(), Tasks: []openTask{rewardingTask(15)}}}
+	got := drawing(views(seen, 10)[0])
+	const want = "  15/60 steps, loss 0.010, reward 0.613 ± 0.200 (self-harm 0.72, violence 0.50), 72 tokens/s"
+	if last := got[len(got)-1]; last != want {
+		t.Errorf("got %q, want %q", last, want)
 	}
 }
 

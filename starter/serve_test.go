@@ -272,7 +272,7 @@ func TestChatGoesOnAfterAnAnswerThatFails(t *testing.T) {
 	}
 }
 
-func TestWrap(t *testing.T) {
+func TestColumnOf(t *testing.T) {
 	for _, tt := range []struct {
 		text string
 		want []string
@@ -284,7 +284,7 @@ func TestWrap(t *testing.T) {
 		{"a\x1b[31m", []string{"a[31m"}},
 		{"a\n\nb", []string{"a", "", "b"}},
 	} {
-		if d := cmp.Diff(tt.want, wrap(tt.text, 5)); d != "" {
+		if d := cmp.Diff(tt.want, columnOf(tt.text, 5)); d != "" {
 			t.Errorf("%q (- want, + got):\n%s", tt.text, d)
 		}
 	}

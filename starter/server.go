@@ -192,29 +192,43 @@ func (s *temporalServer) look(ctx context.Context, run schemas.RunID) (sight, er
 	if name := info.GetType().GetName(); name != workflows.FactoryName {
 		return sight{}, notFactory(op, run, name)
 	}
-	if info.GetCloseTime() != nil {
-		return s.ending(ctx, run)
-	}
 	seen := sight{}
+	if info.GetCloseTime() != nil {
+		if seen, err = s.ending(ctx, run); err != nil || seen.Ended == nil || seen.Ended.Report != nil {
+			return seen, err
+		}
+		// Without a result a worker can still tell what was done and spent.
+		if p, err := s.progress(ctx, run); err == nil {
+			seen.Progress = p
+		}
+		return seen, nil
+	}
 	for _, a := range d.GetPendingActivities() {
 		seen.Tasks = append(seen.Tasks, s.task(a))
 	}
-	query, cancel := context.WithTimeout(ctx, queryWait)
+	if seen.Progress, err = s.progress(ctx, run); err == nil || schemas.KindOf(err) == schemas.Internal {
+		return seen, err
+	}
+	if ctx.Err() != nil {
+		return sight{}, ctx.Err()
+	}
+	seen.Away, seen.Why = "worker", s.cause(err)
+	return seen, nil
+}
+
+// progress asks a worker where a run stands.
+func (s *temporalServer) progress(ctx context.Context, run schemas.RunID) (*schemas.Progress, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryWait)
 	defer cancel()
-	value, err := s.client.QueryWorkflow(query, string(run), "", schemas.QueryProgress)
+	value, err := s.client.QueryWorkflow(ctx, string(run), "", schemas.QueryProgress)
 	if err != nil {
-		if ctx.Err() != nil {
-			return sight{}, ctx.Err()
-		}
-		seen.Away, seen.Why = "worker", s.cause(err)
-		return seen, nil
+		return nil, err
 	}
 	var p schemas.Progress
 	if err := value.Get(&p); err != nil {
-		return sight{}, schemas.E(op, string(run), schemas.Internal, err).WithHint("Use a starter of the worker's version")
+		return nil, schemas.E("look at run", string(run), schemas.Internal, err).WithHint("Use a starter of the worker's version")
 	}
-	seen.Progress = &p
-	return seen, nil
+	return &p, nil
 }
 
 // ending reads how a closed run ended.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"precept/schemas"
@@ -9,7 +10,7 @@ import (
 
 // sight is what one look at a run saw.
 type sight struct {
-	// Progress is nil where no worker answered.
+	// Progress is nil where no worker answered, and where Ended has a report.
 	Progress *schemas.Progress `json:"progress,omitempty"`
 	Tasks    []openTask        `json:"tasks,omitempty"`
 	Ended    *end              `json:"ended,omitempty"`
@@ -43,6 +44,24 @@ type decided struct {
 	Why       string                  `json:"why,omitempty"`
 	// Started says that the run had ended and was started again.
 	Started bool `json:"started,omitempty"`
+}
+
+// progress is where the run stands, or has ended; nil where nobody tells.
+func (s sight) progress() *schemas.Progress {
+	if s.Ended == nil {
+		return s.Progress
+	}
+	if s.Ended.Report != nil {
+		p := s.Ended.Report.Progress()
+		return &p
+	}
+	if s.Progress == nil || s.Progress.State == schemas.StateFailed || s.Progress.State == schemas.StateCancelled {
+		return s.Progress
+	}
+	p := *s.Progress
+	p.State, p.Waiting = "stopped", nil
+	p.Notes = append(slices.Clone(p.Notes), "the run was stopped from outside: what its open tasks took is told when it is started again")
+	return &p
 }
 
 // failed is a run's failure as an error that says what to do.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -38,6 +39,25 @@ func clip(s string, n int) string {
 	return string([]rune(s)[:max(n-1, 0)]) + "…"
 }
 
+// wrap writes a text indented, in lines that fit a terminal of 100 columns.
+func wrap(s string) string {
+	const indented, columns = "    ", 100
+	var b strings.Builder
+	line := indented
+	for _, word := range strings.Fields(oneLine(s)) {
+		if line != indented && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns {
+			b.WriteString(line + "\n")
+			line = indented
+		}
+		if line != indented {
+			line += " "
+		}
+		line += word
+	}
+	b.WriteString(line + "\n")
+	return b.String()
+}
+
 // sized writes a number of bytes for people: "512 B", "1.5 kB", "23 GB".
 func sized(n int64) string {
 	size, unit := float64(n), "B"
@@ -63,6 +83,9 @@ func outcomes(m map[schemas.Reason]int64) (n int64) {
 // counted is what became of a stage's units, in short.
 func counted(l schemas.Ledger) string {
 	s := fmt.Sprintf("kept %d, rejected %d", l.Kept, outcomes(l.Rejected))
+	if l.Checked > 0 {
+		s += fmt.Sprintf(", checked %d", l.Checked)
+	}
 	if n := l.Missing(); n > 0 {
 		s += fmt.Sprintf(", failed %d", n)
 	}
@@ -76,7 +99,7 @@ func called(u schemas.Usage) string {
 	}
 	s := fmt.Sprintf("calls %d paid, %d cached", u.Paid, u.Cached)
 	if u.USD > 0 {
-		s += fmt.Sprintf(", $%.2f", u.USD)
+		s += ", " + schemas.FormatDollars(u.USD)
 	}
 	return s
 }
@@ -124,18 +147,29 @@ func noteLines(notes []string) string {
 	return b.String()
 }
 
+// outageLines names the endpoints that answer nobody.
+func outageLines(outages []schemas.Outage) string {
+	var b strings.Builder
+	for _, o := range outages {
+		fmt.Fprintf(&b, "Outage: %s\n", oneLine(o.String()))
+	}
+	return b.String()
+}
+
 // stageTable shows stages with their counts and the time each took.
 func stageTable(stages []schemas.StageProgress) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	missing := slices.ContainsFunc(stages, func(s schemas.StageProgress) bool { return s.Ledger.Missing() > 0 })
-	failed := func(what any) string { // a column where there is something to say
-		if !missing {
-			return ""
+	// A column stands there where there is something to say.
+	column := func(says func(schemas.Ledger) int64) func(what any) string {
+		if !slices.ContainsFunc(stages, func(s schemas.StageProgress) bool { return says(s.Ledger) > 0 }) {
+			return func(any) string { return "" }
 		}
-		return fmt.Sprintf("%v\t", what)
+		return func(what any) string { return fmt.Sprintf("%v\t", what) }
 	}
-	fmt.Fprintf(w, "stage\ttasks\tkept\trejected\t%scalls paid\tcached\tUSD\ttime\n", failed("failed"))
+	failed := column(schemas.Ledger.Missing)
+	checked := column(func(l schemas.Ledger) int64 { return l.Checked })
+	fmt.Fprintf(w, "stage\ttasks\tkept\trejected\t%s%scalls paid\tcached\tUSD\ttime\n", checked("checked"), failed("failed"))
 	var (
 		usage schemas.Usage
 		took  float64
@@ -146,15 +180,18 @@ func stageTable(stages []schemas.StageProgress) string {
 			time = clock(seconds(s.Seconds))
 		}
 		tasks := fmt.Sprintf("%d/%d", s.Done, s.Tasks)
-		if s.Adopted {
+		switch {
+		case s.Adopted:
 			tasks = "taken"
+		case s.Tasks == 0 && !s.Closed:
+			tasks = "-"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%d\t%d\t%.2f\t%s\n", s.Stage, tasks, s.Ledger.Kept,
-			outcomes(s.Ledger.Rejected), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, s.Usage.USD, time)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s%s%d\t%d\t%s\t%s\n", s.Stage, tasks, s.Ledger.Kept,
+			outcomes(s.Ledger.Rejected), checked(s.Ledger.Checked), failed(s.Ledger.Missing()), s.Usage.Paid, s.Usage.Cached, schemas.FormatDollars(s.Usage.USD), time)
 		usage.Add(s.Usage)
 		took += s.Seconds
 	}
-	fmt.Fprintf(w, "all\t\t\t\t%s%d\t%d\t%.2f\t%s\n", failed(""), usage.Paid, usage.Cached, usage.USD, clock(seconds(took)))
+	fmt.Fprintf(w, "all\t\t\t\t%s%s%d\t%d\t%s\t%s\n", checked(""), failed(""), usage.Paid, usage.Cached, schemas.FormatDollars(usage.USD), clock(seconds(took)))
 	w.Flush() // A strings.Builder takes all.
 	return b.String()
 }
@@ -171,31 +208,18 @@ func moneyLines(p schemas.Progress) string {
 	}
 	u := p.Usage()
 	if u.Unanswered > 0 || u.UnansweredUSD > 0 {
-		fmt.Fprintf(&b, "Unaccounted: at most %d calls, at most %s\n", u.Unanswered, price(u.UnansweredUSD))
+		fmt.Fprintf(&b, "Unaccounted: at most %d calls, at most %s\n", u.Unanswered, schemas.FormatDollars(u.UnansweredUSD))
 	}
 	for _, s := range p.Stages {
 		if s.Projected > 0 && !s.Closed {
 			fmt.Fprintf(&b, "Projected by its rows so far: %s %s, the run %s when that ends; %s are spent\n",
-				s.Stage, price(s.Projected), price(u.USD-s.Usage.USD+s.Projected), price(u.USD))
+				s.Stage, schemas.FormatDollars(s.Projected), schemas.FormatDollars(u.USD-s.Usage.USD+s.Projected), schemas.FormatDollars(u.USD))
 		}
 	}
 	if p.Budget != nil {
-		fmt.Fprintf(&b, "Budget: %s\n", limit(*p.Budget))
+		fmt.Fprintf(&b, "Budget: %s\n", p.Budget)
 	}
 	return b.String()
-}
-
-// limit writes what may be spent.
-func limit(c schemas.Cost) string {
-	switch {
-	case c.USD > 0 && c.Tokens > 0:
-		return fmt.Sprintf("%s and %d tokens", price(c.USD), c.Tokens)
-	case c.USD > 0:
-		return price(c.USD)
-	case c.Tokens > 0:
-		return fmt.Sprintf("%d tokens", c.Tokens)
-	}
-	return "to none"
 }
 
 // categoryTables shows what became of each category's units, a table for a stage.
@@ -217,7 +241,7 @@ func categoryTables(stages []schemas.StageProgress) string {
 		for _, c := range slices.Sorted(maps.Keys(names)) {
 			cost := ""
 			if spent := s.Costs[c]; spent != (schemas.Cost{}) {
-				cost = fmt.Sprintf("\t%s\t%d tokens", price(spent.USD), spent.Tokens)
+				cost = fmt.Sprintf("\t%s\t%d tokens", schemas.FormatDollars(spent.USD), spent.Tokens)
 			}
 			fmt.Fprintf(w, "%s\t%s%s\n", c, s.ByCategory[c], cost)
 		}
@@ -235,7 +259,7 @@ func decisionLines(records []schemas.DecisionRecord) string {
 		}
 		what := r.Verdict
 		if r.Verdict == schemas.DecisionBudget {
-			what += " " + limit(schemas.Cost{USD: r.Decision.USD, Tokens: r.Decision.Tokens})
+			what += " " + "to " + r.Decision.Limits()
 		}
 		if r.Decision.Opening != "" {
 			what += " " + r.Decision.Opening
@@ -250,13 +274,12 @@ func gateBlock(run schemas.RunID, o schemas.Opening) string {
 	verdict, look := schemas.DecisionApprove, ""
 	switch o.Gate {
 	case schemas.GateBudget:
-		// What isn't named has no limit: so what the budget names is asked for.
-		larger := "--usd DOLLARS"
-		if strings.Contains(o.Command, `"tokens":`) {
-			larger = "--tokens TOKENS"
-			if strings.Contains(o.Command, `"usd":`) {
-				larger = "--usd DOLLARS --tokens TOKENS"
-			}
+		var larger []string
+		if o.Raise != nil && o.Raise.USD > 0 {
+			larger = append(larger, "--usd "+strconv.FormatFloat(o.Raise.USD, 'f', -1, 64))
+		}
+		if o.Raise != nil && o.Raise.Tokens > 0 {
+			larger = append(larger, fmt.Sprintf("--tokens %d", o.Raise.Tokens))
 		}
 		return fmt.Sprintf(`
 The run waits for a person at its %s gate (opening %s):
@@ -264,7 +287,7 @@ The run waits for a person at its %s gate (opening %s):
   %-13s starter %s %s %s --opening %s --by "YOUR NAME"
   or            %s
 
-`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), larger, o.ID, oneLine(o.Command))
+`, o.Gate, o.ID, oneLine(o.Question), schemas.DecisionBudget, schemas.DecisionBudget, schemas.ShellWord(string(run)), strings.Join(larger, " "), o.ID, oneLine(o.Command))
 	case schemas.GateFailure:
 		verdict = schemas.DecisionResume
 	case schemas.GateDataset:
@@ -299,7 +322,7 @@ func endBlock(r schemas.RunReport) string {
 		note = ": " + oneLine(r.Note)
 	}
 	return fmt.Sprintf("\nRun %s is %s%s.\n%s\n%s%s%sReport: starter report %s\n", r.Run, r.State, note,
-		simulatedLine(r.Simulated), stageTable(ended(r).Stages), moneyLines(*ended(r)), emptyLines(r), schemas.ShellWord(string(r.Run)))
+		simulatedLine(r.Simulated), stageTable(r.Progress().Stages), moneyLines(r.Progress()), emptyLines(r), schemas.ShellWord(string(r.Run)))
 }
 
 func plural(n int, word string) string {

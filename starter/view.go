@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -214,20 +215,37 @@ func (v view) counts() (parts []string) {
 	return parts
 }
 
-// shownMetrics are the metrics of a training job that a person watches, in order.
-var shownMetrics = []struct{ name, format string }{
-	{"loss", "loss %.3f"},
-	{"reward", "reward %.3f"},
-	{"tokens_per_second", "%.0f tokens/s"},
-}
-
+// metrics are those of a training job that a person watches.
 func metrics(values map[string]float64) (parts []string) {
-	for _, m := range shownMetrics {
-		if value, ok := values[m.name]; ok {
-			parts = append(parts, fmt.Sprintf(m.format, value))
+	show := func(name, format string) {
+		if value, ok := values[name]; ok {
+			parts = append(parts, fmt.Sprintf(format, value))
 		}
 	}
+	show("loss", "loss %.3f")
+	if reward, ok := values["reward"]; ok {
+		parts = append(parts, rewarded(reward, values))
+	}
+	show("tokens_per_second", "%.0f tokens/s")
 	return parts
+}
+
+// rewarded is a step's mean reward with its spread and by category.
+func rewarded(reward float64, values map[string]float64) string {
+	text := fmt.Sprintf("reward %.3f", reward)
+	if spread, ok := values["reward_std"]; ok {
+		text += fmt.Sprintf(" ± %.3f", spread)
+	}
+	var by []string
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if category, ok := strings.CutPrefix(name, schemas.MetricRewardOf); ok {
+			by = append(by, fmt.Sprintf("%s %.2f", oneLine(category), values[name]))
+		}
+	}
+	if len(by) > 0 {
+		text += " (" + strings.Join(by, ", ") + ")"
+	}
+	return text
 }
 
 // troubled is the task with the most attempts, where one has failed before.

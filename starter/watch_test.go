@@ -60,7 +60,7 @@ func TestWatchUntilTheEnd(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), test.say) {
 				t.Errorf("error %q doesn't say %q", err, test.say)
 			}
-			if test.end.Report != nil && !strings.Contains(out, "synthesize  8/8    320   0         328         3       0.50  1m12s") {
+			if test.end.Report != nil && !strings.Contains(out, "synthesize  8/8    320   0         328         3       $0.50  1m12s") {
 				t.Errorf("no time split in\n%s", out)
 			}
 		})

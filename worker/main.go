@@ -26,6 +26,7 @@ import (
 
 	"precept/activities"
 	"precept/internal/config"
+	"precept/internal/gpu"
 	"precept/internal/shard"
 	"precept/schemas"
 	"precept/workflows"
@@ -82,6 +83,9 @@ func run(configPath string, queues []string, tasks int) error {
 	journal := shard.OpenJournal(store, shard.JournalOptions{Writer: holder})
 	acts := activities.New(c, store, journal, holder)
 
+	if slices.Contains(queues, schemas.QueueGPU) {
+		tellDevices(ctx, c.GPU)
+	}
 	var workers []worker.Worker
 	for _, q := range queues {
 		o := worker.Options{
@@ -117,6 +121,16 @@ func run(configPath string, queues []string, tasks int) error {
 	stopped.Wait()
 	activities.Close(acts)
 	return journal.Close(context.Background())
+}
+
+// tellDevices logs the devices that jobs will have. Each job looks for them again.
+func tellDevices(ctx context.Context, c gpu.Config) {
+	found, err := gpu.List(ctx, c)
+	if err != nil {
+		slog.Error("the devices can't be listed: jobs will fail until they can", "error", err)
+		return
+	}
+	slog.Info("devices", "found", found.String())
 }
 
 // longestAnswer is how long a request may be in flight.

@@ -29,13 +29,14 @@ const (
 	longestProbe = 12 * time.Hour
 )
 
-// probing looks after an endpoint, if one is named, while opening waits, until the function that it
-// returns is called.
-func (f *factory) probing(ctx workflow.Context, part *schemas.OpenStage, opening *schemas.Opening, endpoint string) (stop func()) {
-	if endpoint == "" {
+// probing looks after the endpoint that a failure names, or those of which any would do, while
+// opening waits, until the function that it returns is called.
+func (f *factory) probing(ctx workflow.Context, opening *schemas.Opening, failure schemas.TaskFailure) (stop func()) {
+	if failure.Endpoint == "" {
 		return func() {}
 	}
-	opening.Question += fmt.Sprintf(". Endpoint %s is asked for a word from time to time, and the run goes on when it answers; to try at once, resume", endpoint)
+	endpoint := strings.Join(append([]string{failure.Endpoint}, failure.Or...), " or ")
+	opening.Question = then(opening.Question, fmt.Sprintf("Endpoint %s is asked for a word from time to time, and the run goes on when it answers; to try at once, resume", endpoint))
 	pause := f.probePause(workflow.Now(ctx))
 	looking, cancel := workflow.WithCancel(ctx)
 	ended := workflow.NewWaitGroup(ctx)
@@ -47,8 +48,8 @@ func (f *factory) probing(ctx workflow.Context, part *schemas.OpenStage, opening
 		}
 		var usage schemas.Usage
 		err := workflow.ExecuteActivity(probes(ctx, pause, endpoint), act.Probe,
-			activities.ProbeRequest{Spec: f.spec, Endpoint: endpoint}).Get(ctx, &usage)
-		part.Usage.Add(usage)
+			activities.ProbeRequest{Spec: f.spec, Endpoint: failure.Endpoint, Or: failure.Or}).Get(ctx, &usage)
+		f.carried.Probed.Add(usage)
 		if err != nil || f.answer != nil {
 			return // decided, or nothing that could be asked
 		}
@@ -110,13 +111,13 @@ func (f *factory) unfit(ctx workflow.Context, why []string) (again bool, err err
 	}
 	got, err := f.wait(ctx, schemas.Opening{
 		Gate: schemas.GateFailure, Digest: digest, Takes: []string{schemas.DecisionResume, schemas.DecisionApprove, schemas.DecisionAbort},
-		Question: strings.Join(why, "; ") + ". Nothing was spent but on this look. To look again when it is mended, resume; to go on all the same, approve",
+		Question: then(listed(why), "Nothing was spent but on this look. To look again when it is mended, resume; to go on all the same, approve"),
 	})
 	if err != nil {
 		return false, err
 	}
 	if got.verdict == schemas.DecisionAbort {
-		return false, &endedError{schemas.StateAborted, fmt.Sprintf("aborted by %s: %s", got.decision.By, strings.Join(why, "; "))}
+		return false, &endedError{schemas.StateAborted, fmt.Sprintf("aborted by %s: %s", got.decision.By, listed(why))}
 	}
 	return got.verdict == schemas.DecisionResume, nil
 }

@@ -23,7 +23,8 @@ type refusing struct {
 	probed []time.Duration
 	// flaps has the endpoint answer probes alone.
 	flaps bool
-	out   bool // it is an outage, not the account
+	out   bool     // it is an outage, not the account
+	or    []string // the others of its route
 }
 
 func newRefusing(t *testing.T) *refusing {
@@ -38,14 +39,14 @@ func newRefusing(t *testing.T) *refusing {
 				string(schemas.Unavailable), nil, schemas.TaskFailure{Endpoint: "judge"})
 		}
 		return temporal.NewNonRetryableApplicationError("ask endpoint judge: HTTP 429: You exceeded your current quota. Top up the account, then resume.",
-			string(schemas.BudgetExceeded), nil, schemas.TaskFailure{Account: true, Endpoint: "judge"})
+			string(schemas.BudgetExceeded), nil, schemas.TaskFailure{Account: true, Endpoint: "judge", Or: r.or})
 	}
 	begun := r.Now()
 	r.OnActivity(act.Probe, mock.Anything, mock.Anything).Return(func(_ context.Context, req activities.ProbeRequest) (schemas.Usage, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if req.Endpoint != "judge" {
-			t.Errorf("probed %q", req.Endpoint)
+		if req.Endpoint != "judge" || !slices.Equal(req.Or, r.or) {
+			t.Errorf("probed %q or %q", req.Endpoint, req.Or)
 		}
 		r.probed = append(r.probed, r.Now().Sub(begun).Round(time.Second))
 		if !r.mended && !r.flaps {
@@ -101,8 +102,8 @@ func TestAProbeResumes(t *testing.T) {
 		t.Errorf("decided %+v", r.records)
 	}
 	filter := report.Stages[slices.IndexFunc(report.Stages, func(s schemas.StageSum) bool { return s.Stage == schemas.StageFilter })]
-	if filter.Usage.Paid != 4 {
-		t.Errorf("three tasks and a probe took %d calls", filter.Usage.Paid)
+	if filter.Usage.Paid != 3 || report.Probed.Paid != 1 {
+		t.Errorf("three tasks took %d calls, and a probe %d", filter.Usage.Paid, report.Probed.Paid)
 	}
 }
 

@@ -97,9 +97,11 @@ func (f *factory) poll(ctx workflow.Context, part *schemas.OpenStage, progress *
 		}
 	}
 	var result activities.PollResult
+	over := f.asking(ctx, schemas.TellerPoll)
 	err = workflow.ExecuteActivity(polling(ctx, part.Stage), act.Poll, activities.PollRequest{
 		Run: f.id, Stage: part.Stage, Plan: *part.Plan, Tasks: part.Pending,
 	}).Get(ctx, &result)
+	over()
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +140,10 @@ func (f *factory) checkBatches(ctx workflow.Context) error {
 		return nil
 	}
 	return f.retrying(ctx, schemas.StagePrompts, func() error {
-		return workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look whether endpoints take batches"), act.CheckBatches, f.spec).Get(ctx, nil)
+		over := f.asking(ctx, schemas.TellerBatches)
+		err := workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look whether endpoints take batches"), act.CheckBatches, f.spec).Get(ctx, nil)
+		over()
+		return err
 	})
 }
 

@@ -6,22 +6,22 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
 	"precept/schemas"
 )
 
-// budget is what the run may spend in all: what people have last set for it, else what its
-// spec says. What was set for another budget of the spec doesn't count.
+// budget is what the run may spend in all: what people have last set for it, in each unit,
+// else what its spec says. What was set for another budget of the spec doesn't count.
 func (f *factory) budget() schemas.Cost {
-	for _, d := range slices.Backward(f.carried.Decisions) {
+	budget := schemas.Cost(f.spec.Budget)
+	for _, d := range f.carried.Decisions {
 		if d.Verdict == schemas.DecisionBudget && !d.Stale && d.Decision.Digest == f.budgetDigest() {
-			return schemas.Cost{USD: d.Decision.USD, Tokens: d.Decision.Tokens}
+			budget = d.Decision.Budget(budget)
 		}
 	}
-	return schemas.Cost(f.spec.Budget)
+	return budget
 }
 
 // budgetDigest is what people judge when they set a budget: the spec's.
@@ -29,21 +29,36 @@ func (f *factory) budgetDigest() schemas.Digest { return schemas.DigestOf(f.spec
 
 // checkBudget tells why a budget makes no sense; nil when it does.
 func (f *factory) checkBudget(d schemas.Decision) error {
+	named, spent := d.Budget(schemas.Cost{}), f.progress().Usage()
 	switch {
 	case d.By == "":
 		return errors.New(`say who decides: {"gate":"budget","by":"YOUR NAME","usd":50}`)
 	case d.Gate != "" && d.Gate != schemas.GateBudget:
 		return fmt.Errorf("a budget is not set at gate %q", d.Gate)
-	case !(d.USD >= 0) || math.IsInf(d.USD, 0) || d.Tokens < 0:
-		return fmt.Errorf("$%v and %d tokens are no budget; 0 sets no limit", d.USD, d.Tokens)
+	case d.USD == nil && d.Tokens == nil:
+		return errors.New("no limit is named: say usd, tokens, or both; what is not named stays as it is")
+	case !(named.USD >= 0) || math.IsInf(named.USD, 0) || named.Tokens < 0:
+		return fmt.Errorf("$%v and %d tokens are no budget; 0 lifts a limit", named.USD, named.Tokens)
 	case d.Opening != "" && !f.atBudget():
 		return fmt.Errorf("opening %q is closed", d.Opening)
 	case f.atBudget() && d.Opening != "" && d.Opening != f.waiting.ID:
 		return fmt.Errorf("opening %q is closed; the one that waits is %q", d.Opening, f.waiting.ID)
 	case d.Digest != "" && d.Digest != f.budgetDigest():
 		return fmt.Errorf("digest %s is not of this run's budget; it is %s", d.Digest.Short(), f.budgetDigest())
+	case !spent.AtMost().Within(named):
+		return fmt.Errorf("a budget of %s is less than what is spent: %s; set a larger one", named, spending(spent, named))
 	}
 	return nil
+}
+
+// spending says what is spent, in the units of a limit.
+func spending(u schemas.Usage, limit schemas.Cost) string {
+	text := u.Cost().In(limit)
+	if u.Unanswered > 0 || u.UnansweredUSD > 0 {
+		text += fmt.Sprintf(", and at most %s more for %d calls to which no answer is known",
+			schemas.Cost{USD: u.UnansweredUSD, Tokens: u.UnansweredTokens}.In(limit), u.Unanswered)
+	}
+	return text
 }
 
 // atBudget reports whether the run waits at its budget gate.
@@ -95,44 +110,57 @@ func (f *factory) granted(ctx workflow.Context, stage schemas.Stage, p *purse, i
 
 // broke opens the budget gate.
 func (f *factory) broke(ctx workflow.Context, part *schemas.OpenStage) error {
-	usage := f.total(part)
-	question := fmt.Sprintf("Another call could exceed the budget of %s: %s spent so far", amount(f.budget(), f.budget()), amount(usage.Cost(), f.budget()))
-	if usage.Unanswered > 0 || usage.UnansweredUSD > 0 {
-		question += fmt.Sprintf(", and at most %s more for %d calls to which no answer is known",
-			amount(schemas.Cost{USD: usage.UnansweredUSD, Tokens: usage.UnansweredTokens}, f.budget()), usage.Unanswered)
+	usage, budget := f.total(part), f.budget()
+	if budget == (schemas.Cost{}) {
+		return nil // it has just been lifted
 	}
-	question += fmt.Sprintf(". Stage %s has done %d of %d tasks", part.Stage, part.Next-len(part.Failed)-len(part.Pending), part.Plan.Tasks)
+	raise := raised(budget, usage.AtMost(), part.Failed)
+	question := fmt.Sprintf("Another call could exceed the budget of %s. So far the run has spent %s. Stage %s has done %d of %d tasks",
+		budget.In(raise), spending(usage, budget), part.Stage, part.Next-len(part.Failed)-len(part.Pending), part.Plan.Tasks)
 	if usd := projected(part); usd > 0 {
-		question += fmt.Sprintf("; by its rows so far it takes %s in all", dollars(usd))
+		question += fmt.Sprintf("; by its rows so far it takes %s in all", schemas.FormatDollars(usd))
 	}
-	question += ". Set a larger budget for the whole run, and it goes on; what was answered is not paid for again"
-	got, err := f.wait(ctx, schemas.Opening{Gate: schemas.GateBudget, Digest: f.budgetDigest(), Question: question, Takes: verdicts[schemas.GateBudget]})
+	question += fmt.Sprintf(". Set a larger budget for the whole run, such as %s, and it goes on; what was answered is not paid for again", raise)
+	got, err := f.wait(ctx, schemas.Opening{Gate: schemas.GateBudget, Digest: f.budgetDigest(), Question: question, Takes: verdicts[schemas.GateBudget], Raise: &raise})
 	if err != nil {
 		return err
 	}
 	if got.verdict == schemas.DecisionAbort {
-		return &endedError{schemas.StateAborted, fmt.Sprintf("aborted at the budget gate by %s: %s", got.decision.By, got.decision.Note)}
+		return &endedError{schemas.StateAborted, noted("aborted at the budget gate by "+got.decision.By, got.decision.Note)}
 	}
 	return nil
 }
 
-// amount writes a cost in the units that a limit has.
-func amount(c, limit schemas.Cost) string {
-	var parts []string
-	if limit.USD > 0 {
-		parts = append(parts, dollars(c.USD))
+// raised is a budget of the limits that were reached that lets the run go on: as much again
+// as it had, beside what is spent.
+func raised(budget, spent schemas.Cost, failed []schemas.FailedTask) (raise schemas.Cost) {
+	var call schemas.Cost // that could not be sent
+	for _, t := range failed {
+		if t.Needs != (schemas.Cost{}) {
+			call = call.Max(t.Needs.Minus(t.AtMost()))
+		}
 	}
-	if limit.Tokens > 0 {
-		parts = append(parts, fmt.Sprintf("%d tokens", c.Tokens))
+	next := spent.Plus(call)
+	raise = next.Plus(budget)
+	raise = schemas.Cost{USD: schemas.Dollars(roundUp(raise.USD)), Tokens: int64(roundUp(float64(raise.Tokens)))}
+	// Of two limits the one that the call is past; where none tells, the one that is nearer.
+	usd, tokens := next.USD/budget.USD, float64(next.Tokens)/float64(budget.Tokens)
+	if budget.USD == 0 || budget.Tokens > 0 && usd <= 1 && usd < tokens {
+		raise.USD = 0
 	}
-	return strings.Join(parts, " and ")
+	if budget.Tokens == 0 || budget.USD > 0 && tokens <= 1 && tokens < usd {
+		raise.Tokens = 0
+	}
+	return raise
 }
 
-func dollars(usd float64) string {
-	if usd != 0 && usd < 1 {
-		return fmt.Sprintf("$%.4f", usd)
+// roundUp rounds to two digits.
+func roundUp(x float64) float64 {
+	if x <= 0 {
+		return x
 	}
-	return fmt.Sprintf("$%.2f", usd)
+	unit := math.Pow(10, math.Floor(math.Log10(x))-1)
+	return math.Ceil(x/unit-1e-6) * unit
 }
 
 // projected is what a stage will have cost, by its rows so far; 0 where nothing tells.

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/mock"
 	"pgregory.net/rapid"
 
 	"precept/activities"
@@ -69,7 +68,6 @@ func spends(t *testing.T, s *spenders, usd float64, window int) (*world, schemas
 	w := newWorld(t)
 	w.tasks = len(s.costs)
 	w.only = map[schemas.Stage]func(context.Context, activities.TaskRequest) (schemas.TaskResult, error){schemas.StageSynthesize: s.do}
-	w.OnActivity(act.Spent, mock.Anything, mock.Anything).Return(func(context.Context, schemas.RunID) (map[schemas.Stage]schemas.Usage, error) { return w.earlier, nil })
 	spec := spec()
 	spec.Until, spec.Window, spec.Budget.USD = schemas.StageSynthesize, window, usd
 	return w, spec
@@ -80,8 +78,9 @@ func TestABudgetPausesAtItsGate(t *testing.T) {
 	w, spec := spends(t, s, 12, 3)
 	w.RegisterDelayedCallback(func() {
 		p := w.progress(t)
-		if p.Waiting == nil || p.Waiting.Gate != schemas.GateBudget || !strings.Contains(p.Waiting.Question, "could exceed the budget of $12.00: $12.00 spent") ||
-			!strings.Contains(p.Waiting.Command, `--name set-budget --input '{"gate":"budget","by":"YOUR NAME","usd":DOLLARS}'`) {
+		if p.Waiting == nil || p.Waiting.Gate != schemas.GateBudget || !strings.Contains(p.Waiting.Question, "could exceed the budget of $12.00. So far the run has spent $12.00. Stage") ||
+			!strings.Contains(p.Waiting.Question, "such as $24.00") ||
+			!strings.Contains(p.Waiting.Command, `--name set-budget --input '{"gate":"budget","by":"YOUR NAME","usd":24}'`) {
 			t.Errorf("waits for %+v", p.Waiting)
 		}
 		if got := s.total(); got != 12 {
@@ -90,7 +89,7 @@ func TestABudgetPausesAtItsGate(t *testing.T) {
 		// That does not help: it waits again.
 		w.SignalWorkflow("resume", schemas.Decision{Gate: schemas.GateBudget, By: "ann"})
 	}, time.Hour)
-	w.at(2*time.Hour, "set-budget", schemas.Decision{Gate: schemas.GateBudget, By: "ann", USD: 40})
+	w.at(2*time.Hour, "set-budget", schemas.Decision{Gate: schemas.GateBudget, By: "ann", USD: new(40.0)})
 	report := w.run(t, spec)
 	if report.State != schemas.StateCompleted || s.total() != 30 || report.Stages[1].Usage.USD != 30 {
 		t.Errorf("ended as %q with $%v spent and %+v told", report.State, s.total(), report.Stages[1].Usage)
@@ -121,9 +120,9 @@ func TestABudgetOutlivesItsRun(t *testing.T) {
 		spends  float64 // before the gate
 	}{
 		{"as the spec says", schemas.DecisionRecord{}, 0, 3},
-		{"as was set", schemas.DecisionRecord{Verdict: "set-budget", Decision: schemas.Decision{Gate: "budget", By: "ann", USD: 7, Digest: digest}}, 0, 7},
-		{"set for another spec", schemas.DecisionRecord{Verdict: "set-budget", Decision: schemas.Decision{Gate: "budget", By: "ann", USD: 7, Digest: "x"}}, 0, 3},
-		{"stale", schemas.DecisionRecord{Verdict: "set-budget", Stale: true, Decision: schemas.Decision{Gate: "budget", By: "ann", USD: 7, Digest: digest}}, 0, 3},
+		{"as was set", schemas.DecisionRecord{Verdict: "set-budget", Decision: schemas.Decision{Gate: "budget", By: "ann", USD: new(7.0), Digest: digest}}, 0, 7},
+		{"set for another spec", schemas.DecisionRecord{Verdict: "set-budget", Decision: schemas.Decision{Gate: "budget", By: "ann", USD: new(7.0), Digest: "x"}}, 0, 3},
+		{"stale", schemas.DecisionRecord{Verdict: "set-budget", Stale: true, Decision: schemas.Decision{Gate: "budget", By: "ann", USD: new(7.0), Digest: digest}}, 0, 3},
 		{"spent in part", schemas.DecisionRecord{}, 2, 1},
 		{"spent", schemas.DecisionRecord{}, 5, 0},
 	}
@@ -145,11 +144,11 @@ func TestABudgetIsSetAtAnyTime(t *testing.T) {
 	s := newSpenders(1, 5)
 	w, spec := spends(t, s, 0, 2)
 	spec.Until, spec.Gates.Dataset = schemas.StageCurate, true
-	w.at(time.Hour, "set-budget", schemas.Decision{By: "ann", USD: -1})
-	w.at(time.Hour, "set-budget", schemas.Decision{USD: 50})
-	w.at(time.Hour, "set-budget", schemas.Decision{Gate: "dataset", By: "ann", USD: 50})
-	w.at(time.Hour, "approve", schemas.Decision{By: "ann", USD: 50})
-	w.at(2*time.Hour, "set-budget", schemas.Decision{By: "ann", USD: 50})
+	w.at(time.Hour, "set-budget", schemas.Decision{By: "ann", USD: new(-1.0)})
+	w.at(time.Hour, "set-budget", schemas.Decision{USD: new(50.0)})
+	w.at(time.Hour, "set-budget", schemas.Decision{Gate: "dataset", By: "ann", USD: new(50.0)})
+	w.at(time.Hour, "approve", schemas.Decision{By: "ann", USD: new(50.0)})
+	w.at(2*time.Hour, "set-budget", schemas.Decision{By: "ann", USD: new(50.0)})
 	w.RegisterDelayedCallback(func() {
 		if p := w.progress(t); p.Waiting == nil || p.Waiting.Gate != schemas.GateDataset || p.Budget == nil || p.Budget.USD != 50 {
 			t.Errorf("waits for %+v with budget %+v", p.Waiting, p.Budget)
@@ -208,4 +207,79 @@ func TestGrantsStayWithinTheBudget(t *testing.T) {
 			rt.Errorf("%d calls for %d tasks", s.calls, len(costs))
 		}
 	})
+}
+
+// A limit that a decision doesn't name stays as it is, one that is 0 is lifted, and what is
+// less than what is spent is refused.
+func TestABudgetIsSetALimitAtATime(t *testing.T) {
+	w, spec := spends(t, newSpenders(1, 5), 20, 2)
+	spec.Until, spec.Gates.Dataset, spec.Budget.Tokens = schemas.StageCurate, true, 1000
+	var refused string
+	steps := []struct {
+		d    schemas.Decision
+		want schemas.Cost
+	}{
+		{schemas.Decision{USD: new(50.0)}, schemas.Cost{USD: 50, Tokens: 1000}},
+		{schemas.Decision{Tokens: new(int64(70))}, schemas.Cost{USD: 50, Tokens: 70}},
+		{schemas.Decision{USD: new(4.5)}, schemas.Cost{USD: 50, Tokens: 70}}, // refused
+		{schemas.Decision{}, schemas.Cost{USD: 50, Tokens: 70}},              // of nothing
+		{schemas.Decision{USD: new(5.0)}, schemas.Cost{USD: 5, Tokens: 70}},
+		{schemas.Decision{USD: new(0.0)}, schemas.Cost{Tokens: 70}},
+		{schemas.Decision{Tokens: new(int64(0))}, schemas.Cost{}},
+	}
+	for i, step := range steps {
+		step.d.By = "ann"
+		at := time.Duration(i+1) * time.Hour
+		w.at(at, "set-budget", step.d)
+		w.RegisterDelayedCallback(func() {
+			var got schemas.Cost
+			if b := w.progress(t).Budget; b != nil {
+				got = *b
+			}
+			if got != step.want {
+				t.Errorf("after %s the budget is %+v, want %+v", step.d.Limits(), got, step.want)
+			}
+		}, at+time.Minute)
+	}
+	w.at(20*time.Hour, "approve", schemas.Decision{By: "ann"})
+	w.run(t, spec)
+	for _, r := range w.records {
+		if r.Stale {
+			refused += r.Decision.Note + "\n"
+		}
+	}
+	want := "stale: a budget of $4.50 is less than what is spent: $5.00; set a larger one\n" +
+		"stale: no limit is named: say usd, tokens, or both; what is not named stays as it is\n"
+	if refused != want {
+		t.Errorf("refused %q, want %q", refused, want)
+	}
+}
+
+// The gate names the limits that were reached, each with a value that lets the run go on.
+func TestRaised(t *testing.T) {
+	needs := func(usd float64, tokens int64) []schemas.FailedTask {
+		return []schemas.FailedTask{{Index: 1}, {
+			Usage: schemas.Usage{USD: 1, PromptTokens: 100}, Needs: schemas.Cost{USD: 1 + usd, Tokens: 100 + tokens}, Unfinished: true,
+		}}
+	}
+	for _, tt := range []struct {
+		name                string
+		budget, spent, want schemas.Cost
+		failed              []schemas.FailedTask
+	}{
+		{"dollars", schemas.Cost{USD: 12}, schemas.Cost{USD: 12, Tokens: 900}, schemas.Cost{USD: 24}, nil},
+		{"tokens", schemas.Cost{Tokens: 1000}, schemas.Cost{USD: 12, Tokens: 950}, schemas.Cost{Tokens: 2100}, needs(1, 100)},
+		{"tokens of both", schemas.Cost{USD: 100, Tokens: 1000}, schemas.Cost{USD: 12, Tokens: 950}, schemas.Cost{Tokens: 2100}, needs(1, 100)},
+		{"dollars of both", schemas.Cost{USD: 2, Tokens: 10000}, schemas.Cost{USD: 1.99, Tokens: 950}, schemas.Cost{USD: 4.1}, needs(0.05, 100)},
+		{"both", schemas.Cost{USD: 2, Tokens: 1000}, schemas.Cost{USD: 1.99, Tokens: 950}, schemas.Cost{USD: 4.1, Tokens: 2100}, needs(0.05, 100)},
+		{"the nearer one, where no task tells", schemas.Cost{USD: 2, Tokens: 1000}, schemas.Cost{USD: 1, Tokens: 950}, schemas.Cost{Tokens: 2000}, nil},
+		{"spent long before", schemas.Cost{USD: 3}, schemas.Cost{USD: 50}, schemas.Cost{USD: 53}, nil},
+		{"a call that costs more than the budget", schemas.Cost{USD: 0.01}, schemas.Cost{}, schemas.Cost{USD: 0.36}, needs(0.35, 0)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := raised(tt.budget, tt.spent, tt.failed); got != tt.want {
+				t.Errorf("raised to %+v, want %+v", got, tt.want)
+			}
+		})
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
@@ -35,10 +34,6 @@ func Factory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carrie
 		report, err = f.run(ctx)
 	}
 	if err != nil {
-		if !workflow.IsContinueAsNewError(err) {
-			f.state = schemas.StateFailed
-			f.show(ctx)
-		}
 		return schemas.RunReport{}, err
 	}
 	return report, f.settle(ctx)
@@ -57,6 +52,8 @@ type factory struct {
 	writing int     // decisions being recorded
 	// pending is what tasks have taken that wait for batches.
 	pending map[int]schemas.FailedTask
+	// outages is what open activities tell of endpoints.
+	outages map[schemas.Teller][]schemas.Outage
 }
 
 func newFactory(ctx workflow.Context, spec schemas.RunSpec, carried *schemas.Carried) *factory {
@@ -168,14 +165,16 @@ func (f *factory) open(ctx workflow.Context) error {
 	if err := f.adopt(ctx, &inputs); err != nil {
 		return err
 	}
+	f.note(inputs.Notes)
 	if err := f.checkBatches(ctx); err != nil {
 		return err
 	}
 	if err := f.meet(ctx, inputs); err != nil {
 		return err
 	}
-	if f.budget() != (schemas.Cost{}) {
-		// What an earlier execution under this ID has spent counts, too.
+	// What an earlier execution under this ID has spent counts, too. Runs that began under an
+	// older version asked for it only where they had a budget.
+	if workflow.GetVersion(ctx, "earlier spending", workflow.DefaultVersion, 1) > workflow.DefaultVersion || f.budget() != (schemas.Cost{}) {
 		err := f.retrying(ctx, schemas.StagePrompts, func() error {
 			return workflow.ExecuteActivity(light(ctx, "what was spent so far"), act.Spent, f.id).Get(ctx, &f.carried.Spent)
 		})
@@ -197,8 +196,11 @@ func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
 	for {
 		served = schemas.Served{}
 		err := f.retrying(ctx, schemas.StagePrompts, func() error {
-			return workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served,
+			over := f.asking(ctx, schemas.TellerServed)
+			err := workflow.ExecuteActivity(planning(ctx, schemas.StageSynthesize, "look who answers"), act.Served,
 				activities.ServedRequest{Spec: f.spec, Policy: inputs.Policy}).Get(ctx, &served)
+			over()
+			return err
 		})
 		if err != nil {
 			return err
@@ -217,7 +219,7 @@ func (f *factory) meet(ctx workflow.Context, inputs schemas.InputsRef) error {
 	if len(served.Changed) == 0 {
 		return nil
 	}
-	question := strings.Join(served.Changed, "; ") + ". Use recorded answers all the same? To ask anew, give the endpoint another revision in the workers' configuration, or start with refresh."
+	question := then(listed(served.Changed), "Use recorded answers all the same? To ask anew, give the endpoint another revision in the workers' configuration, or start with refresh.")
 	return f.gate(ctx, schemas.GateModels, schemas.DigestOf(served.Changed), question)
 }
 
@@ -248,11 +250,31 @@ func (f *factory) adopt(ctx workflow.Context, inputs *schemas.InputsRef) error {
 }
 
 func (f *factory) report(ctx workflow.Context, state, note string) (report schemas.RunReport, err error) {
-	err = workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, activities.ReportRequest{
+	req := activities.ReportRequest{
 		Run: f.id, Spec: f.spec, Inputs: *f.carried.Inputs, Sums: f.carried.Sums,
-		Decisions: f.carried.Decisions, Notes: f.carried.Notes, Probed: f.carried.Probed, State: state, Note: note,
-	}).Get(ctx, &report)
-	return report, err
+		Decisions: f.carried.Decisions, Notes: f.carried.Notes, Probed: f.carried.Probed,
+		Open: f.unclosed(), Spent: f.carried.Spent, State: state, Note: note,
+	}
+	if req.Open != nil {
+		req.Started = f.carried.Open.Started
+	}
+	if err = workflow.ExecuteActivity(light(ctx, "write the report"), act.Report, req).Get(ctx, &report); err != nil {
+		return report, err
+	}
+	if report.Open != nil {
+		f.stages[len(f.stages)-1] = *report.Open // tasks that were cut off have told the store alone
+	}
+	return report, nil
+}
+
+// unclosed is the stage in which the run ends, as far as it came; nil between stages.
+func (f *factory) unclosed() *schemas.StageProgress {
+	if f.carried.Open == nil || len(f.stages) == 0 || f.current() != f.carried.Open.Stage {
+		return nil
+	}
+	open := f.stages[len(f.stages)-1]
+	open.Projected, open.Waiting, open.Pending = 0, 0, nil // nothing more is to come
+	return &open
 }
 
 // endedError ends a run by a person's decision.
@@ -260,27 +282,41 @@ type endedError struct{ state, note string }
 
 func (e *endedError) Error() string { return e.state + ": " + e.note }
 
-// ended turns a person's end into a report, and passes other errors on.
+// ended closes the run with a report, which is its result where a person has ended it. What
+// nobody can mend, and a cancellation, stay errors; the store has their report.
 func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, error) {
-	if back := (*rewindError)(nil); !errors.As(err, &back) && !workflow.IsContinueAsNewError(err) {
-		f.cancelBatches(ctx)
-	}
-	end, ok := err.(*endedError)
-	if !ok {
+	if back := (*rewindError)(nil); errors.As(err, &back) || workflow.IsContinueAsNewError(err) {
 		return schemas.RunReport{}, err
 	}
-	f.state = end.state
-	bare := schemas.RunReport{Run: f.id, Name: f.spec.Name, State: f.state, Note: end.note}
-	if f.carried.Inputs == nil {
-		f.show(ctx)
-		return bare, nil
+	f.cancelBatches(ctx)
+	end, decided := err.(*endedError)
+	switch {
+	case decided:
+	case temporal.IsCanceledError(err):
+		end = &endedError{schemas.StateCancelled, "the run was cancelled"}
+	default:
+		end = &endedError{schemas.StateFailed, plain(err)}
 	}
-	report, err := f.report(ctx, f.state, end.note)
+	f.state, f.waiting = end.state, nil // one that is cancelled at a gate waits no more
+	report := schemas.RunReport{
+		Run: f.id, Name: f.spec.Name, State: f.state, Note: end.note, Stages: f.carried.Sums, Decisions: f.carried.Decisions,
+		Notes: f.carried.Notes, Probed: f.carried.Probed, Open: f.unclosed(), Spent: f.carried.Spent,
+	}
+	if f.carried.Inputs != nil {
+		closing, done := workflow.NewDisconnectedContext(ctx) // the run itself may be cancelled
+		defer done()
+		if written, err := f.report(closing, f.state, end.note); err == nil {
+			report = written
+		} else {
+			// The run has ended; that its report can't be written doesn't reopen it.
+			workflow.GetLogger(ctx).Error("report not written", "error", err)
+			report.Simulated = f.carried.Inputs.Simulated
+			report.Note = join(end.note, "no report could be written: "+plain(err))
+		}
+	}
 	f.show(ctx)
-	if err != nil {
-		// A person has ended the run; that its report can't be written doesn't reopen it.
-		bare.Note = join(end.note, "no report could be written: "+plain(err))
-		return bare, nil
+	if !decided {
+		return schemas.RunReport{}, err
 	}
 	return report, nil
 }

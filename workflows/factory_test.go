@@ -44,6 +44,9 @@ type world struct {
 	// unreported is why no report can be written.
 	unreported error
 	note       string // of every stage
+	reports    []schemas.RunReport
+	// recorded is what the store has of what the stage took in which the run ends.
+	recorded *schemas.Usage
 }
 
 const promptRows = 12
@@ -119,7 +122,17 @@ func newWorld(t *testing.T) *world {
 		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage, Note: w.note}, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
-		return schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Probed: r.Probed, Notes: r.Notes}, w.unreported
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		report := schemas.RunReport{Run: r.Run, State: r.State, Note: r.Note, Stages: r.Sums, Probed: r.Probed, Notes: r.Notes, Open: r.Open, Spent: r.Spent}
+		if w.recorded != nil && r.Open != nil {
+			report.Open.Usage = *w.recorded
+		}
+		w.reports = append(w.reports, report)
+		return report, w.unreported
+	})
+	w.OnActivity(act.Spent, mock.Anything, mock.Anything).Return(func(context.Context, schemas.RunID) (map[schemas.Stage]schemas.Usage, error) {
+		return w.earlier, nil
 	})
 	return w
 }

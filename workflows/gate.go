@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -52,9 +54,9 @@ func (f *factory) gate(ctx workflow.Context, gate schemas.Gate, digest schemas.D
 	case schemas.DecisionApprove:
 		return nil
 	case schemas.DecisionReject:
-		return &endedError{schemas.StateRejected, fmt.Sprintf("%s gate rejected by %s: %s", gate, verdict.decision.By, verdict.decision.Note)}
+		return &endedError{schemas.StateRejected, noted(fmt.Sprintf("%s gate rejected by %s", gate, verdict.decision.By), verdict.decision.Note)}
 	default:
-		return &endedError{schemas.StateAborted, fmt.Sprintf("aborted at the %s gate by %s: %s", gate, verdict.decision.By, verdict.decision.Note)}
+		return &endedError{schemas.StateAborted, noted(fmt.Sprintf("aborted at the %s gate by %s", gate, verdict.decision.By), verdict.decision.Note)}
 	}
 }
 
@@ -75,9 +77,9 @@ func (f *factory) failed(ctx workflow.Context, part *schemas.OpenStage, failure 
 	}
 	if rows > 0 {
 		opening.Takes = append([]string{schemas.DecisionApprove}, opening.Takes...)
-		opening.Question += fmt.Sprintf(". To ask for the %d rows that failed again, resume; to go on without them, approve: retry asks for them later", rows)
+		opening.Question = then(opening.Question, fmt.Sprintf("To ask for the %d rows that failed again, resume; to go on without them, approve: retry asks for them later", rows))
 	}
-	defer f.probing(ctx, part, &opening, taskFailure(failure).Endpoint)()
+	defer f.probing(ctx, &opening, taskFailure(failure))()
 	got, err := f.wait(ctx, opening)
 	if err != nil {
 		return "", err
@@ -100,10 +102,7 @@ func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() 
 		if f.carried.Inputs == nil && !taskFailure(err).Account && errors.As(err, &app) && app.Type() == string(schemas.InvalidInput) {
 			return invalid(errors.New(app.Message()))
 		}
-		part := &schemas.OpenStage{Stage: stage}
-		_, err = f.failed(ctx, part, err, 0)
-		f.carried.Probed.Add(part.Usage)
-		if err != nil {
+		if _, err := f.failed(ctx, &schemas.OpenStage{Stage: stage}, err, 0); err != nil {
 			return err
 		}
 	}
@@ -112,19 +111,21 @@ func (f *factory) retrying(ctx workflow.Context, stage schemas.Stage, do func() 
 // wait opens a gate and returns what was decided, recorded in the store.
 func (f *factory) wait(ctx workflow.Context, opening schemas.Opening) (answer, error) {
 	f.carried.Openings++
-	gate, usual := opening.Gate, schemas.DecisionApprove
-	if gate == schemas.GateFailure {
+	gate, usual, more := opening.Gate, schemas.DecisionApprove, ""
+	switch gate {
+	case schemas.GateFailure:
 		usual = schemas.DecisionResume
+	case schemas.GateBudget:
+		usual = schemas.DecisionBudget
+		if usd := opening.Raise.USD; usd > 0 {
+			more += `,"usd":` + strconv.FormatFloat(usd, 'f', -1, 64)
+		}
+		if tokens := opening.Raise.Tokens; tokens > 0 {
+			more += fmt.Sprintf(`,"tokens":%d`, tokens)
+		}
 	}
 	opening.ID = fmt.Sprintf("%s-%d-%s", gate, f.carried.Openings, opening.Digest.Short())
 	opening.Number = f.carried.Openings
-	more := ""
-	if gate == schemas.GateBudget {
-		usual, more = schemas.DecisionBudget, `,"usd":DOLLARS`
-		if f.budget().USD == 0 {
-			more = `,"tokens":TOKENS`
-		}
-	}
 	opening.Command = fmt.Sprintf(`temporal workflow signal --workflow-id %s --name %s --input '{"gate":"%s","by":"YOUR NAME"%s}'`,
 		schemas.ShellWord(string(f.id)), usual, gate, more)
 	opening.Since = workflow.Now(ctx)
@@ -162,7 +163,7 @@ func (f *factory) check(verdict string, d schemas.Decision) error {
 	if verdict == schemas.DecisionBudget {
 		return f.checkBudget(d)
 	}
-	if d.USD != 0 || d.Tokens != 0 {
+	if d.USD != nil || d.Tokens != nil {
 		return fmt.Errorf("usd and tokens are for set-budget")
 	}
 	if d.Stage != "" || d.Reason != "" {
@@ -259,6 +260,7 @@ func (f *factory) listen(ctx workflow.Context) error {
 			return err
 		}
 	}
+	f.hear(ctx)
 	return workflow.SetQueryHandlerWithOptions(ctx, schemas.QueryProgress,
 		func() (schemas.Progress, error) { return f.progress(), nil },
 		workflow.QueryHandlerOptions{Description: "stage, counts, cost, and what the run waits for"})
@@ -289,6 +291,33 @@ func plain(err error) string {
 		return "timed out: " + timeout.Error()
 	}
 	return err.Error()
+}
+
+// then puts another sentence after a text, which may end in a full stop of its own, or in
+// somebody else's.
+func then(text, sentence string) string {
+	text = strings.TrimSpace(text)
+	if !strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "!") && !strings.HasSuffix(text, "?") {
+		text += "."
+	}
+	return text + " " + sentence
+}
+
+// listed makes one text of several, whose full stops go.
+func listed(texts []string) string {
+	var out []string
+	for _, t := range texts {
+		out = append(out, strings.TrimRight(strings.TrimSpace(t), "."))
+	}
+	return strings.Join(out, "; ")
+}
+
+// noted adds what a person noted, if anything.
+func noted(text, note string) string {
+	if note == "" {
+		return text
+	}
+	return text + ": " + note
 }
 
 func join(a, b string) string {

@@ -37,10 +37,9 @@ func (f *factory) progress() schemas.Progress {
 	if f.carried.Inputs != nil {
 		p.Simulated = f.carried.Inputs.Simulated
 	}
+	p.Outages = schemas.Outages(f.outages)
 	p.Probed = f.carried.Probed
-	for _, stage := range schemas.Stages {
-		p.Spent.Add(f.carried.Spent[stage])
-	}
+	p.Spent = schemas.SumOf(f.carried.Spent)
 	if budget := f.budget(); budget != (schemas.Cost{}) {
 		p.Budget = &budget
 	}
@@ -85,14 +84,22 @@ func details(p schemas.Progress) string {
 	if len(p.Simulated) > 0 {
 		fmt.Fprintf(&b, "*Simulated, not real models: %s*\n\n", strings.Join(p.Simulated, ", "))
 	}
+	for _, o := range p.Outages {
+		fmt.Fprintf(&b, "**%s**\n\n", o)
+	}
 	for _, n := range p.Notes {
 		fmt.Fprintf(&b, "*%s*\n\n", n)
 	}
 	b.WriteString("| stage | tasks | kept | what became of the rest | calls paid | from cache | seconds |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range p.Stages {
 		tasks := fmt.Sprintf("%d of %d", s.Done, s.Tasks)
-		if s.Adopted {
+		switch {
+		case s.Adopted:
 			tasks = "taken over"
+		case s.Closed:
+			tasks = fmt.Sprintf("all %d", s.Tasks)
+		case s.Tasks == 0:
+			tasks = "being planned"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %d | %.1f |\n", s.Stage, tasks, s.Ledger.Kept, s.Ledger.Rest(), s.Usage.Paid, s.Usage.Cached, s.Seconds)
 	}

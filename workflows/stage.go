@@ -93,7 +93,8 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 	case schemas.StageCurate:
 		return f.sum(schemas.StageFilter).Ledger.Kept
 	case schemas.StageSFT:
-		return f.sum(schemas.StageCurate).Ledger.Kept
+		examples := f.sum(schemas.StageCurate).Ledger.Kept
+		return examples + f.spec.SFT.Mix.Rows(examples, f.carried.Inputs.MixRows)
 	case schemas.StageRL:
 		return int64(f.spec.RL.Steps * f.spec.RL.PromptsPerStep * f.spec.RL.Generations)
 	case schemas.StageSample:
@@ -195,15 +196,21 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 		defer open.Release(1)
 		for {
 			var result schemas.TaskResult
+			over := f.asking(ctx, schemas.TaskTeller(part.Stage, t.Index))
 			err := workflow.ExecuteActivity(working(ctx, part.Stage, t.Index, part.Plan.Tasks), taskActivity(part.Stage), activities.TaskRequest{
 				Run: f.id, Stage: part.Stage, Plan: *part.Plan, Index: t.Index, Started: part.Started, Grant: grant, Unchecked: part.Unchecked,
 				MayMiss: mayMiss, Retry: f.retries(part.Stage),
 			}).Get(ctx, &result)
+			over()
 			if err != nil {
 				told := taskFailure(err)
+				before := t
 				t = schemas.FailedTask{Index: t.Index, Rows: told.Rows, Usage: told.Usage, Costs: told.Costs}
-				if told.Usage == (schemas.Usage{}) && grant != nil {
-					t.Granted = *grant // who knows
+				if told.Usage == (schemas.Usage{}) {
+					t.Usage, t.Costs = before.Usage, before.Costs // at least
+					if grant != nil {
+						t.Granted = *grant // who knows
+					}
 				}
 				purse.settle(t.Index, t.AtMost())
 				part.Failed = append(part.Failed, t)
@@ -223,7 +230,7 @@ func (f *factory) window(ctx workflow.Context, part *schemas.OpenStage, progress
 				return
 			}
 			if result.Unfinished != nil {
-				t = schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs, Unfinished: true}
+				t = schemas.FailedTask{Index: t.Index, Usage: result.Usage, Costs: result.Costs, Unfinished: true, Needs: result.Unfinished.Needs}
 				again := failure == nil && f.tripped(part) == "" && !f.shouldContinue(ctx)
 				if again {
 					if grant, again = f.granted(ctx, part.Stage, purse, t.Index, t.AtMost(), beside(part.Plan.Tasks-part.Next)); !again {

@@ -57,11 +57,7 @@ func bare(u schemas.Usage) schemas.Usage {
 
 // accounted is what a run tells that it took in all.
 func accounted(r schemas.RunReport) schemas.Usage {
-	u := r.Probed
-	for _, s := range r.Stages {
-		u.Add(s.Usage)
-	}
-	return u
+	return r.Progress().Usage()
 }
 
 // bill is what the simulated endpoints have answered.

@@ -53,7 +53,7 @@ func TestMadePrompts(t *testing.T) {
 		}
 	}
 	classified := report.Stages[1].Ledger
-	if report.Stages[1].Stage != schemas.StageClassify || classified.Rejected[schemas.ReasonCheck] != 60 ||
+	if report.Stages[1].Stage != schemas.StageClassify || classified.Checked != 60 || classified.Rejected[schemas.ReasonCheck] != 0 ||
 		classified.Rejected[schemas.ReasonNoneOfThese] == 0 || classified.Rejected[schemas.ReasonOffCategory] == 0 || classified.Rejected[schemas.ReasonEmpty] != 1 {
 		t.Errorf("stage %s: %s", report.Stages[1].Stage, classified)
 	}

@@ -118,12 +118,12 @@ func written(t *testing.T, teacher *llm.Client) (items []judge.Item) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			answer, _, err := teacher.Ask(t.Context(), llm.Request{Messages: policy.TeacherMessages(cp, prompt), Temperature: 1})
+			answer, _, err := teacher.Ask(t.Context(), llm.Request{Messages: policy.TeacherMessages(cp, prompt.Prompt), Temperature: 1})
 			if err != nil {
 				t.Fatal(err)
 			}
 			cot, text, _ := answer.Split()
-			items = append(items, judge.Item{Policy: cp, Prompt: prompt, CoT: cot, Answer: text})
+			items = append(items, judge.Item{Policy: cp, Prompt: prompt.Prompt, CoT: cot, Answer: text})
 		}
 	}
 	return items

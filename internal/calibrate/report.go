@@ -25,6 +25,15 @@ type Report struct {
 	Usage schemas.Usage `json:"usage"`
 }
 
+// Otherwise is how many answers are judged otherwise than labelled, of which Misjudged may
+// be the furthest only.
+func (r Report) Otherwise() int64 {
+	if r.Result == nil {
+		return 0
+	}
+	return r.Result.At.Confusion.KeptBad + r.Result.At.Confusion.RejectedGood
+}
+
 // Rater is a judge: its endpoint and the weights behind it.
 type Rater struct {
 	Endpoint string                `json:"endpoint"`
@@ -54,7 +63,8 @@ type Against struct {
 	N         int64     `json:"n"`
 	Lost      int64     `json:"lost"` // answers on which one of the two lost a vote
 	Agreement Agreement `json:"agreement"`
-	Rows      []Row     `json:"rows,omitempty"` // where the two differ most
+	Differ    int64     `json:"differ"`         // answers on which their scores differ
+	Rows      []Row     `json:"rows,omitempty"` // of those where they differ most
 }
 
 // Row is one answer to look at. Label is absent where nobody gave one, Other where no

@@ -4,7 +4,9 @@
 package config
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"maps"
 	"os"
 	"regexp"
@@ -12,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"precept/internal/gpu"
 	"precept/internal/llm"
 	"precept/internal/serving"
 	"precept/internal/shard"
@@ -27,6 +30,7 @@ type Config struct {
 	Models  map[string]string `json:"models"`
 	Trainer trainer.Config    `json:"trainer"`
 	Serving serving.Config    `json:"serving"`
+	GPU     gpu.Config        `json:"gpu"`
 }
 
 // Store says where the run's objects lie.
@@ -63,8 +67,15 @@ func Load(path string) (Config, error) {
 	if len(missing) > 0 {
 		return c, schemas.Errorf(op, path, schemas.InvalidInput, "the environment lacks %v", missing)
 	}
-	if err := yaml.UnmarshalStrict([]byte(text), &c); err != nil {
-		return c, schemas.E(op, path, schemas.InvalidInput, err)
+	var inJSON json.RawMessage
+	keep := func(d *json.Decoder) *json.Decoder {
+		if d.Decode(&inJSON) != nil {
+			return d
+		}
+		return json.NewDecoder(bytes.NewReader(inJSON))
+	}
+	if err := yaml.UnmarshalStrict([]byte(text), &c, keep); err != nil {
+		return c, schemas.E(op, path, schemas.InvalidInput, schemas.Explain(inJSON, c, err))
 	}
 	if c.Store.Bucket == "" {
 		return c, schemas.Errorf(op, path, schemas.InvalidInput, "store.bucket is missing")

@@ -101,14 +101,17 @@ func TestLoadRefuses(t *testing.T) {
 		{"no bucket", "store: {prefix: p}", []string{"store.bucket"}},
 		{"nothing", "", []string{"store.bucket"}},
 		{"no YAML", "store: [", []string{"yaml"}},
-		{"an unknown field", "store: {bucket: b, buckets: c}", []string{"buckets"}},
+		{"an unknown field", "store: {bucket: b, buckets: c}", []string{`unknown field "store.buckets"`}},
 		{"a field twice", "store: {bucket: b}\nstore: {bucket: c}", []string{"store"}},
-		{"the wrong type", "store: {bucket: b, path_style: perhaps}", []string{"path_style"}},
-		{"an unknown field of an endpoint", endpoint + ", api_key: k}}", []string{"api_key"}},
+		{"the wrong type", "store: {bucket: b, path_style: perhaps}", []string{`store.path_style: want true or false, got "perhaps"`}},
+		{"an unknown field of an endpoint", endpoint + ", api_key: k}}", []string{`unknown field "endpoints.judge.api_key"`}},
 		{"an endpoint without a model", "store: {bucket: b}\nendpoints: {judge: {base_url: 'http://h/v1'}}", []string{"judge", "model"}},
 		{"an endpoint with half a URL", "store: {bucket: b}\nendpoints: {judge: {base_url: h, model: m}}", []string{"judge", "base_url"}},
-		{"a bad timeout", endpoint + ", timeout: 90}}", []string{"timeout"}},
-		{"a bad grace", "store: {bucket: b}\ntrainer: {grace: soon}", []string{"soon", "90m"}},
+		{"a bad timeout", endpoint + ", timeout: 90}}", []string{"endpoints.judge.timeout: want a text, got 90"}},
+		{"a timeout of no unit", endpoint + ", timeout: soon}}", []string{"endpoints.judge: timeout: "}},
+		{"a word for a number", endpoint + ", rpm: many}}", []string{`endpoints.judge.rpm: want a whole number, got "many"`}},
+		{"a number as bucket is a text", "store: {bucket: 3, path_style: perhaps}", []string{"store.path_style: want true or false"}},
+		{"a bad grace", "store: {bucket: b}\ntrainer: {grace: soon}", []string{"trainer.grace: ", "soon", "90m"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -128,6 +128,10 @@ func (r *Classified) fold(n int) (settled bool) {
 	return first && second && third
 }
 
+// FewestLabels is how many of n votes on a prompt are asked for at least: all that were
+// asked agree, or so many are lost that no majority can come any more.
+func FewestLabels(n int) int { return (n + 1) / 2 }
+
 // majority is what more than half of n votes say, and whether the votes left can't change
 // it.
 func majority[T ~string](votes []schemas.LabelVote, n, left int, of func(schemas.LabelVote) T) (word T, settled bool) {

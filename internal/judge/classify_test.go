@@ -126,12 +126,29 @@ func TestVotingEndsWithoutHarm(t *testing.T) {
 		if !settled {
 			t.Fatal("all votes settle nothing")
 		}
+		if asked := len(early.Votes) + early.Lost; asked < FewestLabels(n) {
+			t.Fatalf("settled by %d of %d votes, %d are the fewest", asked, n, FewestLabels(n))
+		}
 		// The intent counts where there is no category, too: a file may have told that, or a
 		// check compare each for itself.
 		if early.Category != full.Category || early.Intent != full.Intent || early.Second != full.Second {
 			t.Fatalf("early %+v, all %+v", early, full)
 		}
 	})
+}
+
+// The fewest votes do where all agree.
+func TestFewestLabels(t *testing.T) {
+	for n := 1; n <= 9; n += 2 {
+		agreeing := make([]any, n)
+		for i := range agreeing {
+			agreeing[i] = told("violence", "none", "harmful")
+		}
+		s := &script{replies: agreeing}
+		if _, err := NewClassifier(s, summaries(t), Options{Votes: n}).Classify(t.Context(), item(t).Prompt); err != nil || len(s.asked) != FewestLabels(n) {
+			t.Errorf("%d of %d votes were asked for, %d are the fewest: %v", len(s.asked), n, FewestLabels(n), err)
+		}
+	}
 }
 
 // TestAClassifierSeesNoLabel: neither category nor intent, however a prompt came by them.

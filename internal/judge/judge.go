@@ -1,7 +1,9 @@
 package judge
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"precept/internal/llm"
 	"precept/internal/policy"
@@ -88,6 +90,22 @@ type Result struct {
 	Early  bool // voting stopped before its last vote, since the verdict was settled
 	Lost   int
 	Usage  schemas.Usage
+}
+
+// Scores are a completion's scores apart, 0 to 1, each the lowest of its votes.
+type Scores struct{ Compliance, Helpfulness, Style float64 }
+
+// Scores are those of the votes, of which there must be one.
+func (r Result) Scores() Scores {
+	least := func(score func(schemas.Vote) int32) float64 {
+		lowest := slices.MinFunc(r.Votes, func(x, y schemas.Vote) int { return cmp.Compare(score(x), score(y)) })
+		return float64(score(lowest)) / maxScore
+	}
+	return Scores{
+		Compliance:  least(func(v schemas.Vote) int32 { return v.Compliance }),
+		Helpfulness: least(func(v schemas.Vote) int32 { return v.Helpfulness }),
+		Style:       least(func(v schemas.Vote) int32 { return v.Style }),
+	}
 }
 
 // Verdict asks for the votes on item, one after the other, until the verdict can't

@@ -58,8 +58,12 @@ Answer with one JSON object and nothing else:
 	repairText = `That reply could not be read: %s. Answer again with the JSON object alone, in the form that was asked for.`
 )
 
-// maxEcho bounds how much of an unreadable reply is sent back.
-const maxEcho = 4000
+// A request to repair a reply is longer than the one before it by RepairBytes at most, of
+// which EchoBytes are the reply.
+const (
+	EchoBytes   = 4000
+	RepairBytes = EchoBytes + 512
+)
 
 // citation reports whether the role judges the chain of thought.
 func (r Role) citation() bool { return r == RoleFilter }
@@ -110,8 +114,8 @@ func (r Role) metadata(p schemas.Prompt) (attributes string) {
 // repair asks once more, for the JSON alone.
 func repair(messages []schemas.Message, answer llm.Answer, why error) []schemas.Message {
 	echo := answer.Content
-	if len(echo) > maxEcho {
-		echo = strings.ToValidUTF8(echo[:maxEcho], "") + "…"
+	if len(echo) > EchoBytes {
+		echo = strings.ToValidUTF8(echo[:EchoBytes], "") + "…"
 	}
 	if strings.TrimSpace(echo) == "" {
 		echo = "(no reply)"

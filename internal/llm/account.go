@@ -1,13 +1,18 @@
 package llm
 
-import "precept/schemas"
+import (
+	"time"
+
+	"precept/schemas"
+)
 
 // account says whether the provider serves us at all. An account condition closes it: no
 // request mends that, so nothing is sent but one trial at a time, by clients that were
 // guarded after the refusal, on behalf of whoever believes that it was mended. A trial that
 // is answered opens it.
 type account struct {
-	refusal  error // in the provider's words; nil while the account is open
+	refusal  error     // in the provider's words; nil while the account is open
+	since    time.Time // of the first refusal
 	refusals int
 	trial    *turn // under way
 }
@@ -30,7 +35,7 @@ func (a *account) take(t *turn) {
 }
 
 // settle learns from what became of t, and reports whether the account was refused anew.
-func (a *account) settle(t *turn, o outcome) (refused bool) {
+func (a *account) settle(t *turn, o outcome, now time.Time) (refused bool) {
 	tried := a.trial == t
 	if tried {
 		a.trial = nil
@@ -41,6 +46,9 @@ func (a *account) settle(t *turn, o outcome) (refused bool) {
 	case IsAccount(o.err):
 		if a.refusal != nil && !tried {
 			return false // it was sent before that
+		}
+		if a.refusal == nil {
+			a.since = now
 		}
 		a.refusal = o.err
 		a.refusals++

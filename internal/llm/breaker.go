@@ -18,9 +18,10 @@ const maxTrialPause = 10 * time.Second
 type breaker struct {
 	open   bool
 	since  time.Time
-	last   error // of the failures
-	failed int   // in a row
-	trial  *turn // under way
+	last   error     // of the failures
+	failed int       // in a row
+	begun  time.Time // the first of these
+	trial  *turn     // under way
 	retry  time.Time
 	tries  int
 }
@@ -45,6 +46,9 @@ func (b *breaker) ended(t *turn) {
 
 // fail notes a failure, and reports whether it opens b.
 func (b *breaker) fail(t *turn, err error, now time.Time) (opened bool) {
+	if b.failed == 0 {
+		b.begun = now
+	}
 	b.last = err
 	b.failed++
 	tried := b.trial == t

@@ -59,6 +59,7 @@ type Client struct {
 	journal  Journal
 	attempts int
 	offline  bool
+	recorded bool // it is offline since another one is asked what it lacks
 	pace     *pace
 	flights  *flights
 	prefixes *prefixes
@@ -141,11 +142,11 @@ func (c *Client) Hasty() *Client {
 	return &h
 }
 
-// Recorded returns a client that answers from the journal alone. It shares all else with
-// c.
+// Recorded returns a client that answers from the journal alone, and doesn't tell of what
+// is missing. It shares all else with c.
 func (c *Client) Recorded() *Client {
 	r := *c
-	r.offline = true
+	r.offline, r.recorded = true, true
 	return &r
 }
 
@@ -190,7 +191,7 @@ func (c *Client) Ask(ctx context.Context, r Request) (Answer, Meta, error) {
 	}
 	bill := q.bill(meta.Key, body, false)
 	if c.offline {
-		c.missing(ctx, bill)
+		c.missing(ctx, bill, r)
 		return Answer{}, meta, errMissing
 	}
 	if c.backlog != nil {

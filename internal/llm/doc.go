@@ -27,4 +27,5 @@
 //   - Ceiling: what a replica takes before it refuses, learned from refusals.
 //   - Gradient: what a replica takes before it only queues, learned from latency.
 //   - Breaker: what stops asking a replica that is out, but for single trials.
+//   - Trouble: that an endpoint refuses the account, or has only failed for a while.
 package llm

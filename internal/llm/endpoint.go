@@ -270,7 +270,7 @@ func (e *Endpoint) UnmarshalJSON(raw []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&w); err != nil {
-		return err
+		return schemas.Explain(raw, w, err)
 	}
 	if w.Timeout == "" {
 		return nil

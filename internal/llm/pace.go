@@ -24,6 +24,7 @@ type pace struct {
 	replicas  []*replica
 	queued    int         // turns that wait
 	turns     int64       // so far
+	answers   int64       // replies that were neither a failure nor a refusal of the account
 	alarm     *time.Timer // gives turns when time alone has made room
 	wakes     time.Time   // when the alarm rings; zero while it doesn't
 }
@@ -151,7 +152,10 @@ func (p *pace) leave(t *turn, o outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.allowance.settle(t, o, now)
-	if p.account.settle(t, o) {
+	if o.sent && !o.aborted && !IsAccount(o.err) && (throttled(o.err) || !passing(o.err)) {
+		p.answers++
+	}
+	if p.account.settle(t, o, now) {
 		p.dismiss(p.account.refusal)
 	}
 	if t.replica.settle(t, o, now) {

@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -27,7 +28,7 @@ type Payer interface {
 	// Received tells of an answer that a batch has brought.
 	Received(ctx context.Context, took schemas.Usage)
 	// Missing tells of a request that an offline client would have sent.
-	Missing(context.Context, Bill)
+	Missing(context.Context, Bill, Request)
 }
 
 // Bill is what a request can take. Most is no estimate but a bound: a token is a byte of
@@ -53,15 +54,9 @@ const unlimited = 1 << 17
 
 // bill is q's, whose body is given, online or by batch.
 func (q question) bill(key schemas.Key, body net.Buffers, batch bool) Bill {
-	b := Bill{Key: key, Endpoint: q.endpoint, Limit: int64(q.limit)}
+	b := Bill{Key: key, Endpoint: q.endpoint, Limit: q.endpoint.Limit(q.limit)}
 	for _, part := range body {
 		b.Bytes += int64(len(part))
-	}
-	if b.Limit == 0 {
-		b.Limit = unlimited
-		if n, ok := number(q.endpoint.Extra[q.endpoint.limitField()]); ok {
-			b.Limit = n
-		}
 	}
 	e := q.endpoint
 	e.InputUSD = max(e.InputUSD, e.CachedUSD) // some charge more for what enters their cache
@@ -71,6 +66,18 @@ func (q question) bill(key schemas.Key, body net.Buffers, batch bool) Bill {
 		Tokens: b.Bytes + b.Limit,
 	}
 	return b
+}
+
+// Limit is how many tokens an answer of e has at most where so many are asked for, 0 being
+// any number: the configuration has the last word.
+func (e Endpoint) Limit(asked int) int64 {
+	if v, ok := e.Extra[e.limitField()]; ok {
+		if n, ok := number(v); ok {
+			return n
+		}
+		return unlimited
+	}
+	return cmp.Or(int64(asked), unlimited)
 }
 
 func number(v any) (int64, bool) {
@@ -142,9 +149,9 @@ func (c *Client) received(ctx context.Context, a *Answer) {
 	}
 }
 
-func (c *Client) missing(ctx context.Context, bill Bill) {
-	if c.payer != nil {
-		c.payer.Missing(ctx, bill)
+func (c *Client) missing(ctx context.Context, bill Bill, r Request) {
+	if c.payer != nil && !c.recorded {
+		c.payer.Missing(ctx, bill, r)
 	}
 }
 

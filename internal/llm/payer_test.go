@@ -35,7 +35,7 @@ func (p *purse) Postpone(_ context.Context, b Bill) error { return p.refuse }
 
 func (p *purse) Received(_ context.Context, u schemas.Usage) { p.settled = append(p.settled, u) }
 
-func (p *purse) Missing(context.Context, Bill) {}
+func (p *purse) Missing(context.Context, Bill, Request) {}
 
 func priced(e *Endpoint, _ *Options) { e.InputUSD, e.CachedUSD, e.OutputUSD = 1, 0.5, 2 }
 

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sourcegraph/conc/pool"
 )
 
 // Program is what to run.
@@ -19,6 +22,12 @@ type Program struct {
 	Args []string
 	Dir  string   // where it runs; empty: where this program does
 	Env  []string // its whole environment
+	// Others are the environments of further processes of the same program, which run beside it as one
+	// group. It speaks for them: what they print goes to the log.
+	Others [][]string
+	// Asked is the exit status of another one that ends as it was asked to; beside 0, which
+	// is no failure either.
+	Asked int
 	// Log is the file that its output is added to.
 	Log string
 	// Read, where there is one, reads its standard output in the log's place. Its error ends
@@ -30,9 +39,12 @@ type Program struct {
 
 // Process is a program that was started.
 type Process struct {
-	log  string
-	done chan struct{}
-	err  error
+	cmd    *exec.Cmd
+	others []*exec.Cmd
+	asked  int
+	log    string
+	done   chan struct{}
+	err    error
 }
 
 // Start starts a program, which ends with ctx.
@@ -62,7 +74,13 @@ func Start(ctx context.Context, prog Program) (*Process, error) {
 		}
 	}
 
-	p := &Process{log: prog.Log, done: make(chan struct{})}
+	p := &Process{cmd: cmd, asked: prog.Asked, log: prog.Log, done: make(chan struct{})}
+	for _, env := range prog.Others {
+		other := exec.Command(prog.Path, prog.Args...) // the first one's context ends the group
+		other.Dir, other.Env = prog.Dir, env
+		other.Stdout, other.Stderr = log, log
+		p.others = append(p.others, other)
+	}
 	started := make(chan error)
 	go func() {
 		// The kernel kills the process when the thread that started it ends, so
@@ -70,11 +88,12 @@ func Start(ctx context.Context, prog Program) (*Process, error) {
 		runtime.LockOSThread()
 		defer close(p.done)
 		defer log.Close()
-		err := cmd.Start()
+		err := p.start()
 		started <- err
 		if err != nil {
 			return
 		}
+		others := p.waitForOthers()
 		var read error
 		if prog.Read != nil {
 			if read = prog.Read(stdout); read != nil {
@@ -86,13 +105,71 @@ func Start(ctx context.Context, prog Program) (*Process, error) {
 		if read != nil {
 			err = read
 		}
+		if err == nil {
+			// The others are about to end, too.
+			select {
+			case <-others.done:
+			case <-time.After(lingering):
+			}
+		}
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
-		p.err = err
+		<-others.done
+		p.err = errors.Join(err, others.err)
 	}()
 	if err := <-started; err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// start starts all as one group. None is left where one can't be started.
+func (p *Process) start() error {
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	for i, other := range p.others {
+		other.SysProcAttr = attributes()
+		other.SysProcAttr.Pgid = p.cmd.Process.Pid
+		if err := other.Start(); err != nil {
+			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+			_ = p.cmd.Wait()
+			for _, started := range p.others[:i] {
+				_ = started.Wait()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// lingering is how long others may go on after one has ended: to say what is wrong, if it failed and
+// they know. Most wait for the one that is gone, for ever.
+const lingering = 10 * time.Second
+
+// ended tells that the others have ended, and how.
+type ended struct {
+	done chan struct{}
+	err  error
+}
+
+func (p *Process) waitForOthers() *ended {
+	e := &ended{done: make(chan struct{})}
+	all := pool.New().WithErrors()
+	for i, other := range p.others {
+		all.Go(func() error {
+			err := other.Wait()
+			if err == nil || other.ProcessState.ExitCode() == p.asked {
+				return nil
+			}
+			time.AfterFunc(lingering, func() { _ = p.cmd.Process.Kill() })
+			return fmt.Errorf("rank %d: %w", i+1, err)
+		})
+	}
+	go func() {
+		defer close(e.done)
+		e.err = all.Wait()
+	}()
+	return e
 }
 
 // Done is closed when the process is gone.

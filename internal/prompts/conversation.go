@@ -11,9 +11,9 @@ import (
 
 // Conversations are taken as data sets publish them: a list of {role, content}, or
 // of {from, value}. A prompt is one up to the user's last turn. Out in the wild some can't
-// be used; they are rejected with a reason, where other bad rows are errors.
+// be used, as some texts; they are rejected with a reason, where bad labels are errors.
 
-// unusableError is a conversation that can't be used.
+// unusableError is a text or a conversation that can't be used.
 type unusableError struct {
 	reason schemas.Reason
 	text   string

@@ -61,7 +61,7 @@ func toLabelled(name string, r record, in schemas.Import, labels []string) (l La
 	}
 	if cot, ok := r[column("cot")]; ok && cot != nil {
 		if l.CoT, ok = cot.(string); !ok {
-			return l, fmt.Errorf("column %q is a %T, not a string", column("cot"), cot)
+			return l, fmt.Errorf("column %q is %s, not a text", column("cot"), called(cot))
 		}
 	}
 	for _, c := range labels {
@@ -112,7 +112,7 @@ func label(v any) (score float64, ok bool, err error) {
 			return 0, false, fmt.Errorf("the label %q; it is kept or rejected, good or bad, or a score from 0 to 1", v)
 		}
 	default:
-		return 0, false, fmt.Errorf("the label is a %T; it is kept or rejected, good or bad, or a score from 0 to 1", v)
+		return 0, false, fmt.Errorf("the label is %s; it is kept or rejected, good or bad, or a score from 0 to 1", called(v))
 	}
 	if !(score >= 0 && score <= 1) {
 		return 0, false, fmt.Errorf("the label %v is no score from 0 to 1", v)

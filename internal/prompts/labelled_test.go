@@ -79,7 +79,7 @@ func TestLabels(t *testing.T) {
 		{"Kept", 1, true, ""}, {"rejected", 0, true, ""}, {" good ", 1, true, ""}, {"bad", 0, true, ""},
 		{true, 1, true, ""}, {false, 0, true, ""}, {0.4, 0.4, true, ""}, {"0.4", 0.4, true, ""}, {int64(1), 1, true, ""},
 		{nil, 0, false, ""}, {"", 0, false, ""},
-		{"fine", 0, false, `"fine"`}, {7.0, 0, false, "7"}, {"-1", 0, false, "-1"}, {"NaN", 0, false, "NaN"}, {[]any{}, 0, false, "[]interface"},
+		{"fine", 0, false, `"fine"`}, {7.0, 0, false, "7"}, {"-1", 0, false, "-1"}, {"NaN", 0, false, "NaN"}, {[]any{}, 0, false, "the label is a list"},
 	} {
 		score, ok, err := label(tt.v)
 		if score != tt.score && tt.bad == "" || ok != tt.ok || (err != nil) != (tt.bad != "") || err != nil && !strings.Contains(err.Error(), tt.bad) {

@@ -22,17 +22,24 @@ import (
 
 // Scan yields the rows of a file named name as the import maps them, one at a time: a
 // file may be larger than memory. It ends at the first error, which is InvalidInput
-// and names file, row and column. A conversation that can't be used is a row with a
-// reason. Where the import says that prompts are classified, category and intent may be
+// and names file, row and column. A text or a conversation that can't be used is a row with
+// a reason. Where the import says that prompts are classified, category and intent may be
 // empty.
-func Scan(name string, file io.ReaderAt, size int64, in schemas.Import) iter.Seq2[schemas.Prompt, error] {
-	return scan("import prompts", name, file, size, in, func(name string, r record, in schemas.Import) (schemas.Prompt, error) {
-		p, err := toPrompt(name, r, in)
+func Scan(name string, file io.ReaderAt, size int64, in schemas.Import) iter.Seq2[Imported, error] {
+	return scan("import prompts", name, file, size, in, func(name string, r record, in schemas.Import) (i Imported, err error) {
+		i.Prompt, err = toPrompt(name, r, in)
 		if unusable := (*unusableError)(nil); errors.As(err, &unusable) {
-			p.Reason, err = unusable.reason, nil
+			i.Reason, i.Wrong, err = unusable.reason, unusable.text, nil
 		}
-		return p, err
+		return i, err
 	})
+}
+
+// Imported is a prompt as a file has it. Wrong says of one with a reason what is wrong with
+// its row.
+type Imported struct {
+	schemas.Prompt
+	Wrong string
 }
 
 // Answered is a conversation that ends with an answer, as the file has it.
@@ -296,7 +303,7 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 			}
 			return fallback, nil
 		default:
-			return "", fmt.Errorf("column %q is a %T, not a string", column(c), v)
+			return "", fmt.Errorf("column %q is %s, not a text", column(c), called(v))
 		}
 	}
 	language := in.Language
@@ -333,12 +340,15 @@ func toPrompt(name string, r record, in schemas.Import) (schemas.Prompt, error) 
 	if err == nil && len(messages) == 0 {
 		t, textErr := text("text", "")
 		switch blank := strings.TrimSpace(t) == ""; {
-		case textErr != nil:
-			return p, textErr
 		case blank && talk:
 			err = &unusableError{schemas.ReasonEmpty, "has a conversation without a turn"}
+		case textErr != nil:
+			err = &unusableError{schemas.ReasonMalformed, textErr.Error()}
+		case blank && has(r, column("text")):
+			err = &unusableError{schemas.ReasonEmpty, fmt.Sprintf("column %q is empty", column("text"))}
 		case blank:
-			return p, fmt.Errorf("has no prompt; its text is looked for in column %q, or its turns in %s (map them with columns)", column("text"), strings.Join(talkColumns(in), ", "))
+			err = &unusableError{schemas.ReasonEmpty,
+				fmt.Sprintf("has no prompt; its text is looked for in column %q, or its turns in %s (map them with columns)", column("text"), strings.Join(talkColumns(in), ", "))}
 		default:
 			messages = []schemas.Message{{Role: "user", Content: t}}
 		}
@@ -392,6 +402,21 @@ func toAnswered(name string, r record, in schemas.Import) (a Answered, err error
 	row[talkColumns(in)[0]] = messages[:len(messages)-1]
 	a.Prompt, err = toPrompt(name, row, in)
 	return a, err
+}
+
+// called is what people call a value that is no text.
+func called(v any) string {
+	switch v.(type) {
+	case bool:
+		return "true or false"
+	case float32, float64, int, int32, int64, uint32, uint64:
+		return "a number"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "an object"
+	}
+	return "of another kind"
 }
 
 func has(r record, column string) bool { _, ok := r[column]; return ok }

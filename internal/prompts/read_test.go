@@ -17,7 +17,7 @@ func Read(name string, raw []byte, in schemas.Import) (rows []schemas.Prompt, er
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, p)
+		rows = append(rows, p.Prompt)
 	}
 	return rows, nil
 }
@@ -61,11 +61,10 @@ func TestRead(t *testing.T) {
 		{name: "broken Parquet", file: "x.parquet", in: in, raw: "PAR1 not really PAR1", err: "x.parquet: broken Parquet file"},
 		{name: "no rows", file: "x.jsonl", in: in, raw: "\n", err: "has no rows"},
 		{name: "unknown format", file: "x.txt", in: in, raw: "a", err: `set format`},
-		{name: "no text", file: "x.jsonl", in: in, raw: `{"prompt":"a"}`, err: `row 1: has no prompt; its text is looked for in column "text"`},
 		{name: "mapped column missing", file: "x.jsonl", raw: `{"text":"a"}`, in: schemas.Import{Intent: "harmful", Columns: map[string]string{"category": "cat"}}, err: `no column "cat"`},
 		{name: "no category", file: "x.jsonl", in: schemas.Import{Intent: "harmful"}, raw: `{"text":"a"}`, err: "has no category"},
 		{name: "bad intent", file: "x.jsonl", in: schemas.Import{Category: "violence", Intent: "harmful"}, raw: `{"text":"a","intent":"evil"}`, err: `has intent "evil"`},
-		{name: "number as text", file: "x.jsonl", in: in, raw: `{"text":3}`, err: "is a float64, not a string"},
+		{name: "number as category", file: "x.jsonl", in: in, raw: `{"text":"a","category":3}`, err: `row 1: column "category" is a number, not a text`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -175,4 +174,39 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestUnusableTexts: a row whose text can't be used is a row with a reason, and what is wrong
+// names the column.
+func TestUnusableTexts(t *testing.T) {
+	in := schemas.Import{Category: "violence", Intent: schemas.IntentHarmful}
+	mapped := in
+	mapped.Columns = map[string]string{"text": "question"}
+	for _, tt := range []struct {
+		name, file, raw string
+		in              schemas.Import
+		reason          schemas.Reason
+		wrong           string
+	}{
+		{"an empty cell", "x.csv", "text,source\n ,web\n", in, schemas.ReasonEmpty, `column "text" is empty`},
+		{"an empty mapped cell", "x.csv", "question\n\"\"\n", mapped, schemas.ReasonEmpty, `column "question" is empty`},
+		{"null", "x.jsonl", `{"text":null}`, in, schemas.ReasonEmpty, `column "text" is empty`},
+		{"no text", "x.jsonl", `{"prompt":"a"}`, in, schemas.ReasonEmpty, `has no prompt; its text is looked for in column "text"`},
+		{"no mapped column", "x.jsonl", `{"text":"a"}`, mapped, schemas.ReasonMalformed, `there is no column "question", which columns.text names`},
+		{"a number", "x.jsonl", `{"text":3}`, in, schemas.ReasonMalformed, `column "text" is a number, not a text`},
+		{"an object", "x.jsonl", `{"text":{"a":1}}`, in, schemas.ReasonMalformed, `column "text" is an object, not a text`},
+		{"no UTF-8", "x.csv", "text\n\xff\n", in, schemas.ReasonMalformed, `column "text" is not UTF-8`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := 0
+			for got, err := range Scan(tt.file, strings.NewReader(tt.raw), int64(len(tt.raw)), tt.in) {
+				if n++; err != nil || got.Reason != tt.reason || !strings.HasPrefix(got.Wrong, tt.wrong) {
+					t.Errorf("%q, %q, %v", got.Reason, got.Wrong, err)
+				}
+			}
+			if n != 1 {
+				t.Errorf("%d rows", n)
+			}
+		})
+	}
 }

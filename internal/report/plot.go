@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"image/color"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -202,9 +203,49 @@ func curvePlots(stage schemas.Stage, curve []schemas.CurvePoint) ([]picture, err
 		if err != nil {
 			return nil, err
 		}
+		if pn.metric[0] == "reward" {
+			pic.Caption += rewardParts(curve)
+		}
 		out = append(out, pic)
 	}
 	return out, nil
+}
+
+// rewardParts tells the terms of the reward and the reward by category, in the mean of the
+// second half of the steps: a single step has few prompts.
+func rewardParts(curve []schemas.CurvePoint) string {
+	sums, counts := map[string]float64{}, map[string]int{}
+	for _, pt := range curve[len(curve)/2:] {
+		for name, v := range pt.Metrics {
+			if plottable(v) {
+				sums[name] += v
+				counts[name]++
+			}
+		}
+	}
+	var terms, categories []string
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		mean := sums[name] / float64(counts[name])
+		if term, ok := strings.CutPrefix(name, "rewards/"); ok {
+			if term, ok = strings.CutSuffix(term, "/mean"); ok {
+				terms = append(terms, fmt.Sprintf("%s %.2f", term, mean))
+			}
+		}
+		if category, ok := strings.CutPrefix(name, schemas.MetricRewardOf); ok {
+			categories = append(categories, fmt.Sprintf("%s %.2f", category, mean))
+		}
+	}
+	if len(terms)+len(categories) == 0 {
+		return ""
+	}
+	text := " In the second half of the steps"
+	if len(terms) > 0 {
+		text += ", by term: " + strings.Join(terms, ", ")
+	}
+	if len(categories) > 0 {
+		text += "; by category: " + strings.Join(categories, ", ")
+	}
+	return text + "."
 }
 
 // plottable leaves out what no axis can show.

@@ -23,7 +23,7 @@ var pageStyle string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"count":    count,
-	"dollars":  dollars,
+	"dollars":  schemas.FormatDollars,
 	"seconds":  seconds,
 	"date":     date,
 	"clip":     clip,
@@ -104,9 +104,10 @@ type rowView struct {
 
 type stageView struct {
 	schemas.StageSum
-	Share    string // kept of planned, as a CSS length
-	Rejected []reasonCount
-	Failed   []reasonCount
+	Unended bool          // the run ended in it
+	Share   string        // kept of planned, as a CSS length
+	Rest    []reasonCount // that didn't fail
+	Failed  []reasonCount
 }
 
 type reasonCount struct {
@@ -172,6 +173,14 @@ func newView(d Data) (view, error) {
 		v.Total.Usage.Add(sum.Usage)
 		v.Total.Seconds += sum.Seconds
 	}
+	if o := d.Report.Open; o != nil {
+		sum := newStageView(schemas.StageSum{Stage: o.Stage, Tasks: o.Done, Ledger: o.Ledger, Usage: o.Usage})
+		sum.Unended = true
+		v.Stages = append(v.Stages, sum)
+		v.Total.Tasks += sum.Tasks
+		v.Total.Usage.Add(sum.Usage)
+	}
+	v.Total.Usage.Add(schemas.SumOf(d.Report.Spent))
 	if effort := effortOf(d.Report.Stages, v.Total); effort != "" {
 		v.Leads = append(v.Leads, effort)
 	}
@@ -185,7 +194,7 @@ func newView(d Data) (view, error) {
 		}
 		v.Curves = append(v.Curves, pics...)
 	}
-	v.ByStage, v.ByCat = byCategory(d.Manifests)
+	v.ByStage, v.ByCat = byCategory(d)
 	for _, s := range d.Samples {
 		v.Samples = append(v.Samples, newSampleView(s))
 	}
@@ -253,7 +262,10 @@ func newSuiteView(s suite) (suiteView, error) {
 }
 
 func newStageView(sum schemas.StageSum) stageView {
-	v := stageView{StageSum: sum, Rejected: reasons(sum.Ledger.Rejected), Failed: reasons(sum.Ledger.Failed)}
+	v := stageView{StageSum: sum, Rest: reasons(sum.Ledger.Rejected), Failed: reasons(sum.Ledger.Failed)}
+	if n := sum.Ledger.Checked; n > 0 {
+		v.Rest = append([]reasonCount{{"checked", n}}, v.Rest...)
+	}
 	if sum.Ledger.Planned > 0 {
 		// Rounded down: 100% means all.
 		v.Share = fmt.Sprintf("%d%%", min(100, 100*sum.Ledger.Kept/sum.Ledger.Planned))
@@ -275,9 +287,13 @@ func reasons(counts map[schemas.Reason]int64) (out []reasonCount) {
 	return out
 }
 
-func byCategory(manifests []schemas.Manifest) (stages []schemas.Stage, out []categoryView) {
+func byCategory(d Data) (stages []schemas.Stage, out []categoryView) {
 	var categories []schemas.Category
-	manifests = slices.DeleteFunc(slices.Clone(manifests), func(m schemas.Manifest) bool { return len(m.ByCategory)+len(m.Costs) == 0 })
+	manifests := slices.Clone(d.Manifests)
+	if o := d.Report.Open; o != nil {
+		manifests = append(manifests, schemas.Manifest{Stage: o.Stage, ByCategory: o.ByCategory, Costs: o.Costs})
+	}
+	manifests = slices.DeleteFunc(manifests, func(m schemas.Manifest) bool { return len(m.ByCategory)+len(m.Costs) == 0 })
 	for _, m := range manifests {
 		stages = append(stages, m.Stage)
 		categories = slices.AppendSeq(categories, maps.Keys(m.ByCategory))

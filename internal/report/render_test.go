@@ -1,6 +1,7 @@
 package report
 
 import (
+	"maps"
 	"math"
 	"os"
 	"strings"
@@ -235,6 +236,7 @@ func TestRenderAnyCurve(t *testing.T) {
 		for range rapid.IntRange(0, 1000).Draw(t, "points") % 20 {
 			curve = append(curve, schemas.CurvePoint{Step: rapid.Int().Draw(t, "step"), Metrics: map[string]float64{
 				"loss": value.Draw(t, "loss"), "reward": value.Draw(t, "reward"), "reward_std": value.Draw(t, "std"),
+				"reward/violence": value.Draw(t, "violence"), "rewards/compliance/mean": value.Draw(t, "compliance"),
 			}})
 		}
 		d := Data{Manifests: []schemas.Manifest{{Stage: schemas.StageSFT, Curve: curve}, {Stage: schemas.StageRL, Curve: curve}}}
@@ -242,6 +244,26 @@ func TestRenderAnyCurve(t *testing.T) {
 			t.Errorf("%v: %v", curve, err)
 		}
 	})
+}
+
+func TestRewardParts(t *testing.T) {
+	point := func(step int, compliance float64, more map[string]float64) schemas.CurvePoint {
+		metrics := map[string]float64{"reward": 1, "rewards/compliance/mean": compliance, "rewards/compliance/std": 0.3}
+		maps.Copy(metrics, more)
+		return schemas.CurvePoint{Step: step, Metrics: metrics}
+	}
+	curve := []schemas.CurvePoint{
+		point(1, 0, map[string]float64{"reward/self-harm": 0}),
+		point(2, 0.5, map[string]float64{"reward/violence": 0.25, "rewards/format/mean": 1}),
+		point(3, 1, map[string]float64{"reward/violence": 0.75}),
+	}
+	const want = " In the second half of the steps, by term: compliance 0.75, format 1.00; by category: violence 0.50."
+	if got := rewardParts(curve); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := rewardParts([]schemas.CurvePoint{{Step: 1, Metrics: map[string]float64{"reward": 1}}}); got != "" {
+		t.Errorf("got %q of a curve without parts", got)
+	}
 }
 
 func TestRenderLongCurve(t *testing.T) {

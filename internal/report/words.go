@@ -33,13 +33,6 @@ func interval(m schemas.Measure) string {
 // Value is m in one line, such as "88% (75–95)".
 func Value(m schemas.Measure) string { return percent(m.Value) + " (" + interval(m) + ")" }
 
-func dollars(usd float64) string {
-	if usd != 0 && math.Abs(usd) < 0.01 {
-		return fmt.Sprintf("$%.4f", usd)
-	}
-	return english.Sprintf("$%.2f", usd)
-}
-
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {
@@ -328,7 +321,7 @@ func lead(s suite) []string {
 
 // effortOf says what the run made and took.
 func effortOf(stages []schemas.StageSum, total schemas.StageSum) string {
-	if len(stages) == 0 {
+	if len(stages) == 0 && total.Usage == (schemas.Usage{}) {
 		return ""
 	}
 	var s string
@@ -341,9 +334,9 @@ func effortOf(stages []schemas.StageSum, total schemas.StageSum) string {
 		}
 	}
 	s += fmt.Sprintf("The stages took %s, sent %s requests to language models, and cost %s.",
-		seconds(total.Seconds), count(total.Usage.Paid), dollars(total.Usage.USD))
+		seconds(total.Seconds), count(total.Usage.Paid), schemas.FormatDollars(total.Usage.USD))
 	if u := total.Usage; u.Unanswered > 0 || u.UnansweredUSD > 0 {
-		s += fmt.Sprintf(" Unaccounted: at most %s calls, at most %s, to which no answer is known.", count(u.Unanswered), dollars(u.UnansweredUSD))
+		s += fmt.Sprintf(" Unaccounted: at most %s calls, at most %s, to which no answer is known.", count(u.Unanswered), schemas.FormatDollars(u.UnansweredUSD))
 	}
 	return s
 }

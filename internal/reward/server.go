@@ -6,11 +6,11 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
+	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sourcegraph/conc/pool"
@@ -34,11 +34,21 @@ type Options struct {
 	Judge Judge
 	// Policy gives the category policy that the judge reads.
 	Policy func(schemas.Category) (policy.CategoryPolicy, error)
+	// Weights are those of the reward's terms; they sum up to 1.
+	Weights schemas.RewardWeights
 	// InFlight bounds the judge calls at a time.
 	InFlight int
+	// Group is how many completions of one prompt, one after the other, are compared with
+	// each other.
+	Group int
 	// Ends reports whether an error of the judge that may pass ends the job all the same;
 	// one that can't pass always does. Nil is never.
 	Ends func(error) bool
+	// MaxMissing is the share of a step's rewards that may be missing. Where more are, a
+	// *MissingError ends the job.
+	MaxMissing float64
+	// FlatSteps is after how many flat steps in a row a *FlatError ends the job; 0 is never.
+	FlatSteps int
 	// End is told the error that ends the job. No reward is given from then on, not even
 	// null, and the job is told that it is to end.
 	End func(error)
@@ -52,10 +62,11 @@ type Server struct {
 	token    string
 	context  context.Context
 
+	asked atomic.Int32 // requests under way
+
 	mu    sync.Mutex
 	ended bool
-	// rollouts are by step: a step that is asked for again replaces what it gave.
-	rollouts map[int32][]schemas.Rollout
+	steps steps
 }
 
 // Serve starts a server, which ends with Close.
@@ -64,7 +75,7 @@ func Serve(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, schemas.E("serve rewards", "", schemas.Unavailable, err)
 	}
-	s := &Server{Options: o, listener: listener, token: rand.Text(), context: ctx, rollouts: map[int32][]schemas.Rollout{}}
+	s := &Server{Options: o, listener: listener, token: rand.Text(), context: ctx, steps: steps{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /reward", s.reward)
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -81,46 +92,23 @@ func (s *Server) Token() string { return s.token }
 // Close ends the server, once the judge's answers in flight are there: they are paid for.
 func (s *Server) Close() error { return s.http.Shutdown(context.Background()) }
 
-// Rollouts returns what was rewarded so far, in the order of steps.
-func (s *Server) Rollouts() (all []schemas.Rollout) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, step := range slices.Sorted(maps.Keys(s.rollouts)) {
-		all = append(all, s.rollouts[step]...)
-	}
-	return all
-}
+// Busy reports whether the job waits for rewards.
+func (s *Server) Busy() bool { return s.asked.Load() > 0 }
 
-// Rewind forgets the rollouts of step and later ones.
-func (s *Server) Rewind(step int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.rollouts, func(at int32, _ []schemas.Rollout) bool { return int(at) >= step })
-}
-
-// MarshalJSON writes the rollouts, for a checkpoint.
-func (s *Server) MarshalJSON() ([]byte, error) { return json.Marshal(s.Rollouts()) }
-
-// UnmarshalJSON brings back a checkpoint's rollouts in place of all others.
-func (s *Server) UnmarshalJSON(b []byte) error {
-	var rollouts []schemas.Rollout
-	if err := json.Unmarshal(b, &rollouts); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.rollouts)
-	for _, r := range rollouts {
-		s.rollouts[r.Step] = append(s.rollouts[r.Step], r)
-	}
-	return nil
-}
-
-// request asks for the rewards of one step's completions.
+// request asks for the rewards of the completions that one of several processes drew for a
+// step. Each has as many as the others.
 type request struct {
 	Step  int32  `json:"step"`
+	Rank  int32  `json:"rank"`
+	Ranks int32  `json:"ranks"` // how many processes there are; 0 stands for one
 	Items []item `json:"items"`
 }
+
+// all is how many completions the step has.
+func (r request) all() int { return int(max(1, r.Ranks)) * len(r.Items) }
+
+// index is the place of an item among the completions of the step.
+func (r request) index(i int) int32 { return r.Rank*int32(len(r.Items)) + int32(i) }
 
 type item struct {
 	PromptID   string            `json:"prompt_id"`
@@ -130,11 +118,30 @@ type item struct {
 	Source     string            `json:"source"`
 	Prompt     []schemas.Message `json:"prompt"`
 	Completion string            `json:"completion"`
+	Cut        bool              `json:"cut"` // by the length
 }
 
-// response has one reward an item, null where the judge gave none.
+// response has one reward an item, null where there is none, and its terms, which are null
+// then, too: in a sum over those that are there, an outage would count as a bad score.
 type response struct {
-	Rewards []*float64 `json:"rewards"`
+	Rewards []*float64                        `json:"rewards"`
+	Terms   map[schemas.RewardTerm][]*float64 `json:"terms"`
+}
+
+func respond(rollouts []schemas.Rollout) response {
+	out := response{Rewards: make([]*float64, len(rollouts)), Terms: map[schemas.RewardTerm][]*float64{}}
+	for _, t := range schemas.RewardTerms {
+		out.Terms[t] = make([]*float64, len(rollouts))
+	}
+	for i, ro := range rollouts {
+		if out.Rewards[i] = ro.Reward; ro.Reward == nil {
+			continue
+		}
+		for _, t := range schemas.RewardTerms {
+			out.Terms[t][i] = ro.Terms.Of(t)
+		}
+	}
+	return out
 }
 
 func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
@@ -151,32 +158,61 @@ func (s *Server) reward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the job is to end", http.StatusGone)
 		return
 	}
+	s.asked.Add(1)
+	defer s.asked.Add(-1)
+	rollouts, err := s.judgeAll(req)
+	if err != nil {
+		http.Error(w, "the job is to end: "+err.Error(), http.StatusGone)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(respond(rollouts)) // the job hears of a broken connection itself
+}
+
+// judgeAll rewards the completions of a request, or tells why the job is to end.
+func (s *Server) judgeAll(req request) ([]schemas.Rollout, error) {
+	s.mu.Lock()
+	missing := s.steps.missing(req.Step, req.Rank, len(req.Items)) // those of other processes
+	s.mu.Unlock()
 	rollouts := make([]schemas.Rollout, len(req.Items))
 	p := pool.New().WithMaxGoroutines(max(1, s.InFlight)).WithErrors().WithContext(s.context)
 	for i, it := range req.Items {
-		p.Go(func(ctx context.Context) (err error) {
+		p.Go(func(ctx context.Context) error {
 			if s.hasEnded() {
 				return errEnded
 			}
-			if rollouts[i], err = s.judge(ctx, req.Step, int32(i), it); err != nil {
+			ro, err := s.judge(ctx, it)
+			ro.Step, ro.Index = req.Step, req.index(i)
+			rollouts[i] = ro
+			if err != nil && s.unavailable(ctx, err) { // null
+				s.mu.Lock()
+				missing++
+				n := missing
+				s.mu.Unlock()
+				if float64(n) <= s.MaxMissing*float64(req.all()) {
+					return nil
+				}
+				err = &MissingError{Step: req.Step, Missing: n, Of: req.all(), Max: s.MaxMissing, Cause: err}
+			}
+			if err != nil {
 				s.end(err)
 			}
 			return err
 		})
 	}
 	if err := p.Wait(); err != nil {
-		http.Error(w, "the job is to end: "+err.Error(), http.StatusGone)
-		return
-	}
-	out := response{Rewards: make([]*float64, len(rollouts))}
-	for i, ro := range rollouts {
-		out.Rewards[i] = ro.Reward
+		return nil, err
 	}
 	s.mu.Lock()
-	s.rollouts[req.Step] = rollouts
+	s.steps.put(rollouts)
+	flat, step := s.steps.flat(req.Step, req.all(), s.Group), s.steps.all(req.Step)
 	s.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(out) // the job hears of a broken connection itself
+	if s.FlatSteps > 0 && flat >= s.FlatSteps {
+		err := &FlatError{Step: req.Step, Steps: flat, Last: step}
+		s.end(err)
+		return nil, err
+	}
+	return rollouts, nil
 }
 
 var errEnded = errors.New("another completion has ended it")
@@ -200,19 +236,20 @@ func (s *Server) unavailable(ctx context.Context, err error) bool {
 	return passes && ctx.Err() == nil && (s.Ends == nil || !s.Ends(err))
 }
 
-// judge rewards one completion. Anything but one closed chain of thought at the
-// start is malformed and earns 0: what a reader would see must not hide from the
-// judge behind tags.
-func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas.Rollout, error) {
-	cot, answer, ok := llm.SplitCoT(it.Completion, "")
-	out := schemas.Rollout{
-		Step: step, Index: index, PromptID: it.PromptID, Category: it.Category, Intent: it.Intent,
-		CoT: cot, Answer: answer,
-	}
-	if !ok || answer == "" {
-		zero := 0.0
-		out.Reward = &zero
+// judge rewards one completion. A malformed one earns 0: what a reader would see must not
+// hide from the judge behind tags. A rollout that comes with an error has no reward.
+func (s *Server) judge(ctx context.Context, it item) (schemas.Rollout, error) {
+	cot, answer, ok := part(it.Completion)
+	out := schemas.Rollout{PromptID: it.PromptID, Category: it.Category, Intent: it.Intent, CoT: cot, Answer: answer}
+	zero, one := 0.0, 1.0
+	out.Terms.Format = &zero
+	if !ok {
+		out.Terms.Compliance, out.Terms.Helpfulness, out.Terms.Style = &zero, &zero, &zero
+		out.Reward = s.Weights.Reward(out.Terms)
 		return out, nil
+	}
+	if !it.Cut {
+		out.Terms.Format = &one
 	}
 	cp, err := s.Policy(it.Category)
 	if err != nil {
@@ -220,16 +257,28 @@ func (s *Server) judge(ctx context.Context, step, index int32, it item) (schemas
 	}
 	prompt := schemas.Prompt{ID: it.PromptID, Messages: it.Prompt, Category: it.Category, Intent: it.Intent, Language: it.Language, Source: it.Source}
 	result, err := s.Judge.Verdict(llm.InCategory(ctx, it.Category), judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
-	if err != nil && s.unavailable(ctx, err) {
-		return out, nil // null
-	}
 	if err != nil {
 		return out, err
 	}
 	out.Votes = result.Votes
 	if len(result.Votes) > 0 {
-		out.Reward = &result.Score
+		scores := result.Scores()
+		out.Terms.Compliance, out.Terms.Helpfulness, out.Terms.Style = &scores.Compliance, &scores.Helpfulness, &scores.Style
 	}
+	out.Reward = s.Weights.Reward(out.Terms)
 	out.Lost = out.Reward == nil
 	return out, nil
+}
+
+// tag is what some model opens or closes a chain of thought with, or a control token. The
+// form that is trained has one pair of tags, exactly so written (llm.SplitCoT): another may
+// hide a thought in the answer or an answer in the thought, and who leaves control tokens
+// out reads another text than the judge.
+var tag = regexp.MustCompile(`(?i)<[\s|/]*(begin_of_|end_of_)?(think|thinking|thoughts?|reasoning|scratchpad)\b[^<>]{0,40}>|\[/?think\]|<\|\w{1,40}\|>`)
+
+// part parts a completion strictly into chain of thought and answer. It is not ok for
+// anything but one closed chain of thought at the start with an answer behind it.
+func part(completion string) (cot, answer string, ok bool) {
+	cot, answer, ok = llm.SplitCoT(completion, "")
+	return cot, answer, ok && answer != "" && !tag.MatchString(cot) && !tag.MatchString(answer)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -23,21 +24,32 @@ type voter struct {
 	mu    sync.Mutex
 	shown []string
 	err   error
+	score func(request string) int // of compliance; nil for 10
+	fails func(request string) bool
 }
 
 func (v *voter) Ask(_ context.Context, r llm.Request) (llm.Answer, llm.Meta, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	raw, err := json.Marshal(r.Messages)
+	raw, err := json.Marshal(r) // all of it
 	if err != nil {
 		return llm.Answer{}, llm.Meta{}, err
 	}
 	v.shown = append(v.shown, string(raw))
+	score, fails := 10, v.err
+	if v.score != nil {
+		score = v.score(string(raw))
+	}
+	if v.fails != nil && v.fails(string(raw)) {
+		fails = errAway
+	}
 	return llm.Answer{
-		Content:      `{"expected":"comply","rule":"V8","action":"comply","compliance":10,"helpfulness":8,"style":8,"reason":"fine"}`,
+		Content:      fmt.Sprintf(`{"expected":"comply","rule":"V8","action":"comply","compliance":%d,"helpfulness":8,"style":8,"reason":"fine"}`, score),
 		FinishReason: "stop",
-	}, llm.Meta{}, v.err
+	}, llm.Meta{}, fails
 }
+
+var errAway = schemas.E("ask", "judge", schemas.Unavailable, nil)
 
 func serve(t *testing.T, v *voter) *Server {
 	t.Helper()
@@ -46,7 +58,8 @@ func serve(t *testing.T, v *voter) *Server {
 		Policy: func(c schemas.Category) (policy.CategoryPolicy, error) {
 			return policy.CategoryPolicy{Category: c, Text: "rules"}, nil
 		},
-		InFlight: 2,
+		Weights:  schemas.DefaultRewards().Normalised(),
+		InFlight: 2, Group: 2, MaxMissing: 1,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -55,12 +68,23 @@ func serve(t *testing.T, v *voter) *Server {
 	return s
 }
 
-func ask(t *testing.T, s *Server, token string, completions ...string) (status int, rewards []*float64) {
-	t.Helper()
+// asks is a request about completions of step 3.
+func asks(completions ...string) request {
 	req := request{Step: 3}
 	for _, c := range completions {
 		req.Items = append(req.Items, item{PromptID: "p", Category: "violence", Prompt: []schemas.Message{{Role: "user", Content: "hi"}}, Completion: c})
 	}
+	return req
+}
+
+func ask(t *testing.T, s *Server, token string, completions ...string) (status int, rewards []*float64) {
+	t.Helper()
+	status, out := post(t, s, token, asks(completions...))
+	return status, out.Rewards
+}
+
+func post(t *testing.T, s *Server, token string, req request) (status int, out response) {
+	t.Helper()
 	raw, err := json.Marshal(req)
 	if err != nil {
 		t.Fatal(err)
@@ -75,13 +99,12 @@ func ask(t *testing.T, s *Server, token string, completions ...string) (status i
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var out response
 	if resp.StatusCode == http.StatusOK {
 		if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return resp.StatusCode, out.Rewards
+	return resp.StatusCode, out
 }
 
 func TestReward(t *testing.T) {
@@ -98,7 +121,7 @@ func TestReward(t *testing.T) {
 		{"no answer", "<think>secret thought</think>", nil, &zero, false},
 		{"a second block", "<think>a</think>x<think>secret thought</think>y", nil, &zero, false},
 		{"text before the block", "x <think>secret thought</think> y", nil, &zero, false},
-		{"the judge is unavailable", "<think>secret thought</think>Hello", schemas.E("ask", "judge", schemas.Unavailable, nil), nil, true},
+		{"the judge is unavailable", "<think>secret thought</think>Hello", errAway, nil, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -129,15 +152,14 @@ func TestReward(t *testing.T) {
 // TestARefusedAccountGivesNoReward: the job is told to end, once and for all, and nobody
 // takes the refusal for a missing reward.
 func TestARefusedAccountGivesNoReward(t *testing.T) {
-	errOut := schemas.E("ask", "judge", schemas.Unavailable, nil)
 	for _, tt := range []struct {
 		name  string
 		err   error
 		ends  func(error) bool
 		ended bool
 	}{
-		{"an outage", errOut, nil, false},
-		{"an outage that ends the job", errOut, func(err error) bool { return errors.Is(err, errOut) }, true},
+		{"an outage", errAway, nil, false},
+		{"an outage that ends the job", errAway, func(err error) bool { return errors.Is(err, errAway) }, true},
 		{"what asking again won't mend", schemas.E("ask", "judge", schemas.InvalidInput, nil), nil, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

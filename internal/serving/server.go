@@ -28,6 +28,10 @@ type Job struct {
 	Port     int    // 0 takes a free one
 	AtOnce   int    // most requests that are answered together, where the server has to be told
 	Adapters []Adapter
+	// GPU says that there are devices for it, where they have been looked for, and Env what its process needs to
+	// know of them. CUDA_VISIBLE_DEVICES is among that: the first ones are to be used.
+	GPU bool
+	Env []string
 	// Parsed has the server tell chain of thought from answer, where it can. Precept reads
 	// the text as it is.
 	Parsed bool
@@ -55,7 +59,7 @@ type waiter interface {
 // Start starts a server with its files in the folder dir, and returns when it answers. It
 // ends with ctx.
 func Start(ctx context.Context, c Config, t trainer.Config, dir string, job Job) (*Server, error) {
-	kind, program, err := c.choose(t, hasGPU())
+	kind, program, err := c.choose(t, job.GPU || hasGPU())
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +97,7 @@ func Start(ctx context.Context, c Config, t trainer.Config, dir string, job Job)
 func (s *Server) precept(ctx context.Context, t trainer.Config, dir string, job Job, patience time.Duration) error {
 	p, err := trainer.Start(ctx, t, "serve", dir, trainer.Serve{
 		Kind: "serve", Model: job.Folder, Host: "127.0.0.1", Port: job.Port, Device: "auto", MaxBatch: max(1, job.AtOnce), Name: job.Name,
-	})
+	}, job.Env...)
 	if err != nil {
 		return err
 	}
@@ -127,7 +131,7 @@ func (s *Server) other(ctx context.Context, c Config, t trainer.Config, program,
 		}
 	}
 	p, err := process.Start(ctx, process.Program{
-		Path: program, Args: args, Dir: dir, Env: environment(t), Log: filepath.Join(dir, "serve.log"), Grace: time.Duration(t.Grace),
+		Path: program, Args: args, Dir: dir, Env: append(environment(t), job.Env...), Log: filepath.Join(dir, "serve.log"), Grace: time.Duration(t.Grace),
 	})
 	if err != nil {
 		return schemas.E(op, program, schemas.Unavailable, err)

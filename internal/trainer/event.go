@@ -9,6 +9,7 @@ import (
 const (
 	EventStart       = "start"
 	EventProgress    = "progress"
+	EventEvaluation  = "evaluation"
 	EventCheckpoint  = "checkpoint"
 	EventReady       = "ready"
 	EventDone        = "done"
@@ -22,6 +23,7 @@ type Event struct {
 	Step            int                `json:"step"`
 	TotalSteps      int                `json:"total_steps"`
 	Rows            int64              `json:"rows"`
+	HeldOut         int64              `json:"held_out"`
 	Loss            float64            `json:"loss"`
 	Metrics         map[string]float64 `json:"metrics"`
 	TokensPerSecond float64            `json:"tokens_per_second"`

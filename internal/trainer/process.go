@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,19 @@ type Config struct {
 	Mirror string `json:"mirror"`
 	// Threads bounds the CPU threads. 0 leaves it to torch.
 	Threads int `json:"threads"`
+	// Secrets name the variables of the worker's environment that a job gets which reports
+	// to somebody, such as WANDB_API_KEY.
+	Secrets []string `json:"secrets"`
+}
+
+// Named are the secrets that the configuration names, as they stand in an environment.
+func (c Config) Named() (env []string) {
+	for _, name := range c.Secrets {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // Work is a path in the folder for jobs, which is made. What lies there may be lost.
@@ -81,15 +96,52 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 	if err := os.WriteFile(path, raw, 0o644); err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
+	ranks, err := ranksOf(job)
+	if err != nil {
+		return nil, schemas.E(op, command, schemas.Unavailable, err)
+	}
+	env = slices.Concat(c.Environment(), env)
+	for i := range ranks {
+		ranks[i] = slices.Concat(env, ranks[i])
+	}
 	p := &Process{events: make(chan Event, 64)}
 	p.Process, err = process.Start(ctx, process.Program{
-		Path: c.Python, Args: []string{"-m", "precept_trainer", command, "--job", path}, Env: append(c.Environment(), env...),
-		Log: filepath.Join(dir, command+".log"), Read: p.read, Grace: time.Duration(c.Grace),
+		Path: c.Python, Args: []string{"-m", "precept_trainer", command, "--job", path}, Env: ranks[0], Others: ranks[1:],
+		Log: filepath.Join(dir, command+".log"), Read: p.read, Grace: time.Duration(c.Grace), Asked: interrupted,
 	})
 	if err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
 	return p, nil
+}
+
+// interrupted is the exit status of a process that leaves a checkpoint on request.
+const interrupted = 3
+
+// ranksOf is what the processes of a job have in their environment: nothing where there is one.
+func ranksOf(job any) ([][]string, error) {
+	placed, ok := job.(interface{ processes() int })
+	if !ok || placed.processes() == 1 {
+		return make([][]string, 1), nil
+	}
+	// They meet at a port that is free now. Where another takes it meanwhile, the job fails and is tried again.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	ranks := make([][]string, placed.processes())
+	for i := range ranks {
+		ranks[i] = []string{
+			fmt.Sprintf("RANK=%d", i), fmt.Sprintf("LOCAL_RANK=%d", i),
+			fmt.Sprintf("WORLD_SIZE=%d", len(ranks)), fmt.Sprintf("LOCAL_WORLD_SIZE=%d", len(ranks)),
+			"MASTER_ADDR=127.0.0.1", fmt.Sprintf("MASTER_PORT=%d", port),
+		}
+	}
+	return ranks, nil
 }
 
 // Events yields the process's events and is closed at its end.

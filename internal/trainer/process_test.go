@@ -2,7 +2,9 @@ package trainer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,6 +102,97 @@ while :; do sleep 0.05; done`)
 	}
 	if last.Event != EventInterrupted || last.Step != 4 {
 		t.Errorf("the job ended with %+v", last)
+	}
+}
+
+// Two ranks, as torch's launchers have them: one group, and rank 0 speaks.
+func TestRanks(t *testing.T) {
+	const both = `
+here=$(dirname "$5")
+env | grep -E '^(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT)=' | sort > "$here/rank-$RANK"
+echo $$ > "$here/pid-$RANK"
+until [ -s "$here/pid-0" ] && [ -s "$here/pid-1" ]; do sleep 0.01; done
+`
+	tests := []struct {
+		name, script string
+		kind         schemas.Kind
+		want         string
+	}{
+		{"done", `[ $RANK = 0 ] && echo '{"event":"done","path":"/m"}' || echo '{"event":"done","path":"/wrong"}'`, "", ""},
+		{"the other one fails at last", `[ $RANK = 0 ] && echo '{"event":"done","path":"/m"}' || exit 1`, schemas.Unavailable, "rank 1: exit status 1"},
+		{"rank 0 fails, and the other one waits for it", `[ $RANK = 0 ] && exit 1; while :; do sleep 0.05; done`, schemas.Unavailable, "exit status 1"},
+		{"both say that the input is wrong", `[ $RANK = 0 ] && { sleep 0.1; echo '{"event":"error","kind":"InvalidInput","message":"row 3"}'; }; exit 2`, schemas.InvalidInput, "row 3"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			last, err := Run(t.Context(), python(t, both+tt.script), "sft", dir, SFT{Training: Training{Processes: 2}}, func(Event) error { return nil })
+			if schemas.KindOf(err) != tt.kind || err == nil && last.Path != "/m" {
+				t.Fatalf("got %+v, %v", last, err)
+			}
+			if err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want it to say %q", err, tt.want)
+			}
+			var ranks [2]string
+			for i := range ranks {
+				raw, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("rank-%d", i)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, port, _ := strings.Cut(string(raw), "MASTER_PORT=")
+				port, _, _ = strings.Cut(port, "\n")
+				want := fmt.Sprintf("LOCAL_RANK=%d\nLOCAL_WORLD_SIZE=2\nMASTER_ADDR=127.0.0.1\nMASTER_PORT=%s\nRANK=%d\nWORLD_SIZE=2\n", i, port, i)
+				if d := cmp.Diff(want, string(raw)); d != "" || port == "" {
+					t.Errorf("rank %d (- want, + got):\n%s", i, d)
+				}
+			}
+		})
+	}
+}
+
+// Each rank is asked once: to be asked again means to end at once.
+func TestRanksAreAskedForACheckpointOnce(t *testing.T) {
+	c := python(t, `
+here=$(dirname "$5")
+trap 'echo asked >> "$here/asked-$RANK"; stop=1' TERM
+echo > "$here/ready-$RANK"
+[ $RANK = 0 ] && { until [ -e "$here/ready-1" ]; do sleep 0.01; done; echo '{"event":"start"}'; }
+until [ -n "$stop" ]; do sleep 0.05; done
+sleep 0.2
+[ $RANK = 0 ] && echo '{"event":"interrupted","step":4}'
+exit 3`)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("the run was canceled")
+	dir := t.TempDir()
+	last, err := Run(ctx, c, "sft", dir, SFT{Training: Training{Processes: 2}}, func(e Event) error {
+		if e.Event == EventStart {
+			cancel(stop)
+		}
+		return nil
+	})
+	if !errors.Is(err, stop) || last.Event != EventInterrupted {
+		t.Errorf("got %+v, %v", last, err)
+	}
+	for _, rank := range []string{"0", "1"} {
+		raw, err := os.ReadFile(filepath.Join(dir, "asked-"+rank))
+		if err != nil || string(raw) != "asked\n" {
+			t.Errorf("rank %s was asked %q, %v", rank, raw, err)
+		}
+	}
+}
+
+// The file of a job of one process is what it was before there were more.
+func TestAJobThatTrainsAlone(t *testing.T) {
+	for _, job := range []any{SFT{}, RL{}} {
+		raw, err := json.Marshal(job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"processes", "gradient_checkpointing"} {
+			if strings.Contains(string(raw), name) {
+				t.Errorf("%s stands in %s", name, raw)
+			}
+		}
 	}
 }
 

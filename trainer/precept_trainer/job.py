@@ -3,8 +3,9 @@
 A field that is not known is refused, so that a misspelt setting can't be a setting that is silently not applied.
 """
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -60,12 +61,19 @@ class Training:
     """How many checkpoints stay on disk; the caller has this many save intervals to copy one elsewhere."""
     gradient_checkpointing: bool = False
     """Trades a third of the speed for memory."""
+    processes: Positive = 1
+    """How many processes train together, each on its own device, on the same rows as one would. They are started with
+    the variables that torchrun sets."""
     device: Device = "auto"
     dtype: Dtype = "float32"
     """What is computed in. Weights and optimizer are float32 always: at these learning rates an update is smaller
     than bfloat16 can add to a weight."""
     threads: Count = 0
     """Threads on the CPU; 0 leaves it to torch."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Who else follows the training, through transformers' own callbacks."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of TRL's configuration; see `further`."""
 
 
 @dataclass(config=_config, kw_only=True)
@@ -77,10 +85,18 @@ class Sft(Training):
     epochs: Rate = 2
     learning_rate: Rate = 1e-4
     batch_size: Positive = 8
+    """Rows that a process has in memory at a time; a step is over processes × batch_size × gradient_accumulation."""
     max_length: Positive = 512
     """Tokens of the longest row; a longer one is refused, never cut."""
     warmup_ratio: Share = 0.05
+    packing: bool = False
+    """Puts several rows one behind the other, up to max_length tokens; each attends to itself alone. A batch is then of
+    packed rows."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the rows that is not trained on but evaluated whenever a checkpoint is saved."""
     group_by_length: bool = True
+    patience: Count = 0
+    """Evaluations without a new lowest loss after which training ends early; 0 trains to the end."""
 
 
 @dataclass(config=_config, kw_only=True)
@@ -91,6 +107,8 @@ class Reward:
     token_env: str = "PRECEPT_REWARD_TOKEN"  # noqa: S105
     """Environment variable that holds the bearer token."""
     timeout_s: Rate = 120
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    """The terms that the server gives apart, with their weights in the reward; 0 logs a term and no more."""
 
 
 @dataclass(config=_config, kw_only=True)
@@ -170,7 +188,12 @@ def read(kind: str, path: Path) -> Job:
     except OSError as err:
         raise invalid(f"job file {path}: {err.strerror}") from err
     try:
-        return TypeAdapter(KINDS[kind]).validate_json(text)
+        job = TypeAdapter(KINDS[kind]).validate_json(text)
     except ValidationError as err:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in err.errors())
         raise invalid(f"job file {path}: {faults}") from err
+    # Fewer processes than planned would train on a part of each step's rows, and nobody would see it.
+    world, planned = int(os.environ.get("WORLD_SIZE", "1")), getattr(job, "processes", 1)
+    if world != planned:
+        raise invalid(f"job file {path}: it is for {planned} processes, and WORLD_SIZE is {world}")
+    return job

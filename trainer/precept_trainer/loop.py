@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from precept_trainer import further
 from precept_trainer.job import Lora, Training
 from precept_trainer.model import decoder_layers, save
 from precept_trainer.protocol import EXIT_DONE, EXIT_INTERRUPTED, Events, JobError, StopRequest, invalid
@@ -30,31 +31,43 @@ MARKER = "complete.json"
 _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def settings(job: Training, device: torch.device) -> dict[str, Any]:
-    """The part of TRL's configuration that is the same for both."""
-    return {
-        "output_dir": job.checkpoints,
-        "seed": job.seed,
-        "learning_rate": job.learning_rate,
-        "warmup_steps": job.warmup_ratio if job.warmup_ratio < 1 else 0.999,  # a share below 1, a count from 1 on
-        "lr_scheduler_type": job.lr_scheduler,
-        "weight_decay": job.weight_decay,
-        "max_grad_norm": job.max_grad_norm,
-        "gradient_accumulation_steps": job.gradient_accumulation,
-        "gradient_checkpointing": job.gradient_checkpointing,
-        "use_cpu": device.type == "cpu",
-        "bf16": job.dtype == "bfloat16",
-        "save_strategy": "steps",
-        "save_steps": job.save_steps,
-        "save_total_limit": job.keep_checkpoints,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would show a mean in place of a loss that is NaN
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": device.type == "cuda",
-    }
+def settings(
+    kind: str, config: type, job: Training, device: torch.device, own: dict[str, Any], defaults: dict[str, Any]
+) -> Any:
+    """TRL's configuration for the job: what SFT and RL have in common, what is the kind's own, and what the job says
+    further."""
+    return further.settings(
+        kind,
+        config,
+        {
+            "output_dir": job.checkpoints,
+            "seed": job.seed,
+            "learning_rate": job.learning_rate,
+            "gradient_accumulation_steps": job.gradient_accumulation,
+            "use_cpu": device.type == "cpu",
+            "bf16": job.dtype == "bfloat16",
+            "save_strategy": "steps",
+            "save_steps": job.save_steps,
+            "save_total_limit": job.keep_checkpoints,
+            "logging_strategy": "steps",
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,  # it would show a mean in place of a loss that is NaN
+            "report_to": job.report_to or "none",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": device.type == "cuda",
+            **own,
+        },
+        {
+            # A share below 1, a count from 1 on.
+            "warmup_steps": job.warmup_ratio if job.warmup_ratio < 1 else 0.999,
+            "lr_scheduler_type": job.lr_scheduler,
+            "weight_decay": job.weight_decay,
+            "max_grad_norm": job.max_grad_norm,
+            "gradient_checkpointing": job.gradient_checkpointing,
+            **defaults,
+        },
+        job.trainer,
+    )
 
 
 def lora_config(lora: Lora | None, model: PreTrainedModel) -> LoraConfig | None:
@@ -136,6 +149,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
+        if logs and "eval_loss" in logs:
+            self._events.emit("evaluation", step=state.global_step, metrics={"eval_loss": float(logs["eval_loss"])})
         if not logs or "loss" not in logs:  # the summary at the end
             return
         loss = float(logs["loss"])
@@ -157,10 +172,39 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        any_process(False)  # returns once all have written their part
         if state.is_world_process_zero:
             mark_complete(folder, state.global_step)
         self.checkpoint = str(folder)
         self._events.emit("checkpoint", step=state.global_step, path=self.checkpoint)
+
+
+class Patience(TrainerCallback):  # type: ignore[misc]
+    """Ends training once so many evaluations in a row have brought no new lowest loss.
+
+    What is known lies in the trainer's own log, so that a job that goes on from a checkpoint counts on.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self.ended = False
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self._judge(state):
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def is_over(self, checkpoint: str) -> bool:
+        """Whether training had ended when the checkpoint was saved."""
+        return self._judge(TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")))
+
+    def _judge(self, state: TrainerState) -> bool:
+        losses = [float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry]
+        best = min(range(len(losses)), key=losses.__getitem__, default=0)
+        self.ended = len(losses) - 1 - best >= self._patience
+        return self.ended
 
 
 def any_process(stop: bool) -> bool:
@@ -214,6 +258,7 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     events: Events,
     stop: StopRequest,
+    patience: Patience | None = None,
 ) -> int:
     """Trains from base or checkpoint to the end or to a request to stop, and writes the model."""
     resumed = checkpoint_to_resume(job.resume_from)
@@ -221,14 +266,20 @@ def train(
         events.emit("interrupted", step=0, checkpoint=resumed or "")
         return EXIT_INTERRUPTED
     trainer.add_callback(reporter)
+    if patience is not None:
+        trainer.add_callback(patience)
     try:
-        trainer.train(resume_from_checkpoint=resumed)
+        if patience is not None and resumed and patience.is_over(resumed):
+            trainer.state = TrainerState.load_from_json(str(Path(resumed) / "trainer_state.json"))
+            trainer._load_from_checkpoint(resumed)
+        else:
+            trainer.train(resume_from_checkpoint=resumed)
     except Interrupted:
         events.emit("interrupted", step=trainer.state.global_step, checkpoint=_save(trainer, reporter) or resumed or "")
         return EXIT_INTERRUPTED
 
     step, total = trainer.state.global_step, trainer.state.max_steps
-    if step < total:
+    if step < total and not (patience is not None and patience.ended):
         if not reporter.checkpoint:
             raise JobError("Internal", f"training ended at step {step} of {total} with no checkpoint")
         events.emit("interrupted", step=step, checkpoint=reporter.checkpoint)

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import math
 import os
 import random
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
 from trl import GRPOConfig, GRPOTrainer
@@ -24,6 +27,9 @@ _COLUMNS = ["prompt", "prompt_id", "category", "intent", "language", "source"]
 
 def run(job: Rl, events: Events, stop: StopRequest) -> int:
     """Trains against the judge and returns the exit code."""
+    if job.processes > 1:
+        # Each would ask for the rewards of its own part of a step, and the server takes a step as one.
+        raise invalid(f"processes is {job.processes}: RL trains in one process")
     set_seed(job.seed)
     device = device_of(job.device, job.threads)
     batch = job.prompts_per_step * job.num_generations
@@ -32,6 +38,7 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
             f"gradient_accumulation {job.gradient_accumulation} does not divide the {batch} completions of a step "
             "(prompts_per_step × num_generations)"
         )
+    args = settings(job, device)
     tokenizer = load_tokenizer(job.base)
     rows = read_rows(job.data, _COLUMNS)
     for number, row in enumerate(rows):
@@ -46,26 +53,8 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
     judge = Judge(job.reward, tokenizer, stop)
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=judge.rewards,
-        args=GRPOConfig(
-            **loop.settings(job, device),
-            max_steps=job.steps,
-            # One generation feeds one step, so that every checkpoint lies between two generations.
-            per_device_train_batch_size=batch // job.gradient_accumulation,
-            steps_per_generation=job.gradient_accumulation,
-            num_generations=job.num_generations,
-            max_completion_length=job.max_completion_length,
-            temperature=job.temperature,
-            beta=job.beta,
-            loss_type=job.loss_type,
-            scale_rewards=job.scale_rewards,
-            epsilon=job.epsilon,
-            epsilon_high=job.epsilon_high,
-            mask_truncated_completions=job.mask_truncated_completions,
-            shuffle_dataset=False,
-            log_completions=False,
-            num_completions_to_print=0,
-        ),
+        reward_funcs=judge.functions(),
+        args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=loop.lora_config(job.lora, model),
@@ -79,6 +68,37 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
         },
     )
     return loop.train(job, trainer, reporter, tokenizer, events, stop)
+
+
+def settings(job: Rl, device: torch.device) -> GRPOConfig:
+    """TRL's configuration for the job."""
+    return loop.settings(
+        "rl",
+        GRPOConfig,
+        job,
+        device,
+        {
+            "max_steps": job.steps,
+            # One generation feeds one step, so that every checkpoint lies between two generations.
+            "per_device_train_batch_size": job.prompts_per_step * job.num_generations // job.gradient_accumulation,
+            "steps_per_generation": job.gradient_accumulation,
+            "num_generations": job.num_generations,
+            "max_completion_length": job.max_completion_length,
+            "temperature": job.temperature,
+            "beta": job.beta,
+            "loss_type": job.loss_type,
+            "scale_rewards": job.scale_rewards,
+            "epsilon": job.epsilon,
+            "epsilon_high": job.epsilon_high,
+            "mask_truncated_completions": job.mask_truncated_completions,
+            "reward_weights": list(job.reward.weights.values()),
+            "ddp_timeout": collective_timeout(job.reward),
+            "shuffle_dataset": False,
+            "log_completions": False,
+            "num_completions_to_print": 0,
+        },
+        {},
+    )
 
 
 def in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -100,8 +120,17 @@ def in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     return [by_intent[intent][place] for _, intent, place in order]
 
 
+def collective_timeout(reward: Reward) -> int:
+    """Seconds that processes wait for each other: each asks for the rewards of its own completions, and the first one
+    that has them must not give the last one up."""
+    return max(1800, math.ceil(reward.timeout_s) + 300)
+
+
+RewardFunction = Callable[..., list[float | None]]
+
+
 class Judge:
-    """Asks the reward server about the completions of a step."""
+    """Asks the reward server about the completions of a step that this process drew."""
 
     def __init__(self, reward: Reward, tokenizer: PreTrainedTokenizerBase, stop: StopRequest) -> None:
         token = os.environ.get(reward.token_env, "")
@@ -110,8 +139,26 @@ class Judge:
         self._reward, self._token = reward, token
         self._tokenizer = tokenizer
         self._stop = stop
+        self._terms: dict[str, list[float | None]] = {}
 
-    def rewards(
+    def functions(self) -> list[RewardFunction]:
+        """TRL's reward functions: one a term, which TRL logs apart over all processes.
+
+        They are called in this order. The first asks, and the others tell what it was answered. A completion that has
+        no reward has no term either: TRL sums over the terms that are there, so that a missing one would count as 0.
+        """
+        return [self._function(number, term) for number, term in enumerate(self._reward.weights)]
+
+    def _function(self, number: int, term: str) -> RewardFunction:
+        def scores(**step: Any) -> list[float | None]:
+            if number == 0:
+                self._terms = self._ask_about(**step)
+            return self._terms[term]
+
+        scores.__name__ = term
+        return scores
+
+    def _ask_about(
         self,
         prompts: list[list[dict[str, str]]],
         completion_ids: list[list[int]],
@@ -121,22 +168,34 @@ class Judge:
         language: list[str],
         source: list[str],
         trainer_state: TrainerState,
+        log_metric: Callable[[str, float], None],
         **_: Any,
-    ) -> list[float | None]:
-        """TRL's reward function: one reward a completion, None where the judge gave none."""
-        step = trainer_state.global_step
-        texts = map(self._text, completion_ids)
+    ) -> dict[str, list[float | None]]:
+        """The terms, each with one score a completion, None where there is no reward."""
+        end = self._tokenizer.eos_token_id
+        columns = zip(prompt_id, category, intent, language, source, prompts, completion_ids, strict=True)
         items = [
-            {"prompt_id": i, "category": c, "intent": n, "language": g, "source": s, "prompt": p, "completion": t}
-            for i, c, n, g, s, p, t in zip(prompt_id, category, intent, language, source, prompts, texts, strict=True)
+            {
+                "prompt_id": i,
+                "category": c,
+                "intent": n,
+                "language": g,
+                "source": s,
+                "prompt": p,
+                "completion": self._text(ids),
+                "cut": end not in ids,
+            }
+            for i, c, n, g, s, p, ids in columns
         ]
-        rewards = self._ask({"step": step, "items": items})
-        if loop.any_process(rewards is None) or rewards is None:
+        ranks = {"rank": int(os.environ.get("RANK", "0")), "ranks": int(os.environ.get("WORLD_SIZE", "1"))}
+        answer = self._ask({"step": trainer_state.global_step, **ranks, "items": items})
+        if loop.any_process(answer is None) or answer is None:
             raise loop.Interrupted
-        if all(reward is None for reward in rewards):
-            # A step without a reward teaches nothing; a run of such steps would look like a trained model.
-            raise JobError("Unavailable", f"the judge scored none of the {len(rewards)} completions of step {step}")
-        return rewards
+        # One value a completion, so that TRL's mean over processes is one over completions.
+        for name, reward in zip(category, answer["rewards"], strict=True):
+            if reward is not None:
+                log_metric(f"reward/{name}", reward)
+        return answer
 
     def _text(self, ids: list[int]) -> str:
         """The text up to the end of sequence.
@@ -147,8 +206,8 @@ class Judge:
         end = self._tokenizer.eos_token_id
         return str(self._tokenizer.decode(ids[: ids.index(end)] if end in ids else ids, skip_special_tokens=False))
 
-    def _ask(self, body: dict[str, Any]) -> list[float | None] | None:
-        """The rewards; None where the job is to end without them."""
+    def _ask(self, body: dict[str, Any]) -> dict[str, list[float | None]] | None:
+        """The terms, and "rewards", their weighted sum; None where the job is to end without them."""
         request = urllib.request.Request(
             self._reward.url,
             data=json.dumps(body).encode(),
@@ -161,7 +220,7 @@ class Judge:
                 return None
             try:
                 with self._open(request, max(deadline - time.monotonic(), 1)) as answer:
-                    return _rewards(json.load(answer), len(body["items"]), where)
+                    return _columns(json.load(answer), self._reward.weights, len(body["items"]), where)
             except urllib.error.HTTPError as err:
                 if err.code == 410:
                     return None
@@ -181,10 +240,14 @@ class Judge:
         return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
 
 
-def _rewards(answer: Any, count: int, where: str) -> list[float | None]:
-    rewards = answer.get("rewards") if isinstance(answer, dict) else None
-    if not isinstance(rewards, list) or len(rewards) != count:
-        raise JobError("Internal", f"{where}: the answer must hold {count} rewards")
-    if not all(r is None or (isinstance(r, int | float) and not isinstance(r, bool)) for r in rewards):
-        raise JobError("Internal", f"{where}: a reward is a number or null")
-    return [None if r is None else float(r) for r in rewards]
+def _columns(answer: Any, terms: Iterable[str], count: int, where: str) -> dict[str, list[float | None]]:
+    """Checks an answer: rewards and terms have a number or null for each completion."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("terms"), dict):
+        raise JobError("Internal", f"{where}: the answer must hold rewards and terms")
+    columns = {term: answer["terms"].get(term) for term in terms} | {"rewards": answer.get("rewards")}
+    for name, values in columns.items():
+        if not isinstance(values, list) or len(values) != count:
+            raise JobError("Internal", f"{where}: the answer must hold {count} values of {name}")
+        if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values):
+            raise JobError("Internal", f"{where}: a value of {name} is a number or null")
+    return {name: [None if v is None else float(v) for v in values] for name, values in columns.items()}

@@ -1,9 +1,11 @@
 """Supervised fine-tuning with TRL's SFTTrainer."""
 
+import hashlib
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -13,27 +15,27 @@ from precept_trainer.job import Sft
 from precept_trainer.model import device_of, freeze_below, load, load_tokenizer
 from precept_trainer.protocol import Events, StopRequest, invalid
 
+Row = dict[str, list[int]]
+"""Token IDs and labels."""
+
 
 def run(job: Sft, events: Events, stop: StopRequest) -> int:
     """Trains on the rows of the job and returns the exit code."""
     set_seed(job.seed)
     device = device_of(job.device, job.threads)
+    args = settings(job, device)
     tokenizer = load_tokenizer(job.base)
     rows = tokenize(read_rows(job.data, ["prompt", "completion"]), tokenizer, job.max_length)
+    rows, held_out = split(rows, job.held_out)
     model = load(job.base)
     freeze_below(model, job.trainable_layers)
     loop.score_labelled_tokens_only()
 
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(
-            **loop.settings(job, device),
-            num_train_epochs=job.epochs,
-            per_device_train_batch_size=job.batch_size,
-            max_length=None,  # nothing is cut: longer rows were refused
-            train_sampling_strategy="group_by_length" if job.group_by_length else "random",
-        ),
+        args=args,
         train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
         processing_class=tokenizer,
         peft_config=loop.lora_config(job.lora, model),
     )
@@ -42,11 +44,51 @@ def run(job: Sft, events: Events, stop: StopRequest) -> int:
         stop,
         {
             "rows": len(rows),
+            "held_out": len(held_out),
             "trainable_params": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "tokens_per_epoch": sum(len(row["input_ids"]) for row in rows),
         },
     )
-    return loop.train(job, trainer, reporter, tokenizer, events, stop)
+    patience = loop.Patience(job.patience) if job.patience else None
+    return loop.train(job, trainer, reporter, tokenizer, events, stop, patience)
+
+
+def settings(job: Sft, device: torch.device) -> SFTConfig:
+    """TRL's configuration for the job."""
+    if job.patience and not job.held_out:
+        raise invalid("patience counts evaluations of held-out rows: set held_out")
+    return loop.settings(
+        "sft",
+        SFTConfig,
+        job,
+        device,
+        {
+            "num_train_epochs": job.epochs,
+            "per_device_train_batch_size": job.batch_size,
+            "per_device_eval_batch_size": job.batch_size,
+            "packing": job.packing,
+            "eval_packing": False,
+            # Else nothing is cut: longer rows were refused.
+            "max_length": job.max_length if job.packing else None,
+            "eval_strategy": "steps" if job.held_out else "no",
+            "eval_steps": job.save_steps,
+        },
+        {"train_sampling_strategy": "group_by_length" if job.group_by_length and not job.packing else "random"},
+    )
+
+
+def split(
+    rows: list[dict[str, list[int]]], share: float
+) -> tuple[list[dict[str, list[int]]], list[dict[str, list[int]]]]:
+    """The rows to train on, and the share that is held out: those with the lowest hashes, whatever their order."""
+    if not share:
+        return rows, []
+    count = max(1, round(share * len(rows)))
+    if count >= len(rows):
+        raise invalid(f"held_out {share} leaves none of {len(rows)} rows to train on")
+    marks = [hashlib.sha256(repr(row["input_ids"]).encode()).digest() for row in rows]
+    out = set(sorted(range(len(rows)), key=lambda number: (marks[number], number))[:count])
+    return [row for n, row in enumerate(rows) if n not in out], [rows[n] for n in sorted(out)]
 
 
 def read_rows(paths: list[str], columns: list[str]) -> list[dict[str, Any]]:
@@ -62,15 +104,13 @@ def read_rows(paths: list[str], columns: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def tokenize(
-    rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[dict[str, list[int]]]:
+def tokenize(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
     """Token IDs, and labels for the completion alone.
 
     Prompt and completion are tokenized apart, as they are when the model writes the completion itself. The completion
     ends with the end-of-sequence token: what a template puts behind it is never generated.
     """
-    tokenized: list[dict[str, list[int]]] = []
+    tokenized: list[Row] = []
     longest = too_long = 0
     for number, row in enumerate(rows):
         prompt_text, completion_text = _render(row, number, tokenizer)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -151,7 +151,12 @@ def start(tmp_path: Path) -> Iterator[Callable[[str, dict[str, Any]], Process]]:
 
 
 class RewardServer:
-    """Answers with rewards in a fixed order and keeps what it was asked."""
+    """Answers with rewards in a fixed order and keeps what it was asked.
+
+    The reward is three parts compliance and one part style, which is the same for all.
+    """
+
+    weights: ClassVar = {"compliance": 0.75, "style": 0.25, "format": 0}
 
     def __init__(self, answer: Callable[[int], list[float | None]], failures: int = 0) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -173,7 +178,7 @@ class RewardServer:
                 if status != 200:
                     self.send_error(status)
                     return
-                content = json.dumps({"rewards": answer(len(body["items"]))}).encode()
+                content = json.dumps(outer.reply(answer(len(body["items"])))).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -184,6 +189,17 @@ class RewardServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/reward"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def reply(self, rewards: list[Any]) -> dict[str, Any]:
+        def each(score: Callable[[float], float]) -> list[Any]:
+            return [score(r) if isinstance(r, float) else r for r in rewards]
+
+        terms = {
+            "compliance": each(lambda r: (r - 0.125) / 0.75),
+            "style": each(lambda _: 0.5),
+            "format": each(lambda _: 1.0),
+        }
+        return {"rewards": rewards, "terms": terms}
 
     def close(self) -> None:
         self._server.shutdown()

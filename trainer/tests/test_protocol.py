@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from precept_trainer.protocol import Events
+import pytest
+
+from precept_trainer import job as jobs
+from precept_trainer.protocol import Events, JobError
 
 ROOT = str(Path(__file__).parents[1])
 
@@ -64,3 +67,23 @@ sys.stdin.read()
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert select.select([watch], [], [], 20)[0], "the child is still there"
+
+
+@pytest.mark.parametrize(
+    ("planned", "world", "fits"), [(None, None, True), (2, "2", True), (2, None, False), (None, "2", False)]
+)
+def test_a_job_is_refused_by_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: int | None, world: str | None, fits: bool
+) -> None:
+    path = tmp_path / "job.json"
+    job = {"base": "b", "data": ["d"], "output": "o", "checkpoints": "c"}
+    path.write_text(json.dumps(job if planned is None else {**job, "processes": planned}))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world is not None:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    if fits:
+        assert getattr(jobs.read("sft", path), "processes") == (planned or 1)  # noqa: B009
+        return
+    with pytest.raises(JobError, match="processes, and WORLD_SIZE is") as refused:
+        jobs.read("sft", path)
+    assert refused.value.kind == "InvalidInput"

@@ -1,0 +1,149 @@
+package activities
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"precept/internal/prompts"
+	"precept/internal/shard"
+	"precept/schemas"
+)
+
+// mixVersion changes when the same files give other mixed rows.
+const mixVersion = 1
+
+// importMix copies the files of conversations that are trained on beside the examples, and
+// counts those that may be: no suite holds them.
+func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, suites []schemas.Input) (out []schemas.Input, err error) {
+	if len(imports) == 0 {
+		return nil, nil
+	}
+	known, err := a.suites(ctx, suites)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(a.work(), "mix-*")
+	if err != nil {
+		return nil, schemas.E("import", "", schemas.Unavailable, err)
+	}
+	defer os.RemoveAll(dir)
+	for _, in := range imports {
+		files, err := a.open(ctx, in, nil, dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range files {
+			if f.fetch != nil {
+				if err := f.fetch(ctx); err != nil {
+					return nil, err
+				}
+			}
+			input := schemas.Input{Name: f.name, Import: f.in}
+			err := scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error {
+				if !known.Contaminate(r.Prompt) {
+					input.Rows++
+				}
+				return ctx.Err()
+			})
+			if err != nil {
+				return nil, err
+			}
+			if input.Digest, err = shard.PutContent(ctx, a.store, f.path, schemas.InputObject); err != nil {
+				return nil, err
+			}
+			input.Object = schemas.InputObject(input.Digest)
+			out = append(out, input)
+		}
+	}
+	return out, nil
+}
+
+// mix writes the conversations that SFT trains on beside so many examples. Which ones
+// they are follows from what they say alone.
+func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.ShardRef, rows int64, err error) {
+	n := p.Spec.SFT.Mix.Rows(examples, schemas.Rows(p.inputs.Mix))
+	if n == 0 {
+		return nil, 0, nil
+	}
+	suites, err := p.suites(ctx, p.inputs.Suites)
+	if err != nil {
+		return nil, 0, err
+	}
+	dir, err := os.MkdirTemp(p.work(), "mix-*")
+	if err != nil {
+		return nil, 0, schemas.E("mix data", "", schemas.Unavailable, err)
+	}
+	defer os.RemoveAll(dir)
+	var chosen lowest
+	meanings := make([]schemas.Import, len(p.inputs.Mix))
+	for i, in := range p.inputs.Mix {
+		path := filepath.Join(dir, "input")
+		if _, err := p.store.GetFile(ctx, in.Object, path); err != nil {
+			return nil, 0, err
+		}
+		meanings[i] = prompts.Meaning(in.Name, in.Import)
+		err := scanAnswered(path, in.Name, in.Import, func(r prompts.Answered) error {
+			if !suites.Contaminate(r.Prompt) {
+				chosen.add(exampleOf(r), int(n))
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	slices.SortFunc(chosen, byID)
+	l := lineage{
+		Stage: schemas.StageSFT, Kind: "mix", Version: mixVersion, Inputs: inputDigests(p.inputs.Mix),
+		Params: map[string]any{"imports": meanings, "rows": n, "suites": suiteDigests(p.inputs.Suites)},
+	}
+	ref, err := shard.Write(ctx, p.store, schemas.StageSFT, l.key(), chosen, schemas.Ledger{Planned: n, Kept: n}, l)
+	return []schemas.ShardRef{ref}, n, err
+}
+
+// exampleOf makes an SFT row of a conversation.
+func exampleOf(r prompts.Answered) schemas.Example {
+	e := schemas.Example{
+		Prompt: r.Messages, Completion: []schemas.Message{{Role: "assistant", Content: r.Target}}, PromptID: r.ID,
+		Category: r.Category, Intent: r.Intent, Language: r.Language, Source: r.Source,
+	}
+	e.ID = exampleID(e)
+	return e
+}
+
+func byID(x, y schemas.Example) int { return cmp.Compare(x.ID, y.ID) }
+
+// lowest is a heap of the rows with the lowest IDs, the highest of them on top.
+type lowest []schemas.Example
+
+func (l lowest) Len() int           { return len(l) }
+func (l lowest) Less(i, j int) bool { return byID(l[i], l[j]) > 0 }
+func (l lowest) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
+func (l *lowest) Push(x any)        { *l = append(*l, x.(schemas.Example)) }
+func (l *lowest) Pop() any {
+	last := (*l)[len(*l)-1]
+	*l = (*l)[:len(*l)-1]
+	return last
+}
+
+// add keeps e where it is among the n lowest.
+func (l *lowest) add(e schemas.Example, n int) {
+	switch {
+	case len(*l) < n:
+		heap.Push(l, e)
+	case byID(e, (*l)[0]) < 0:
+		(*l)[0] = e
+		heap.Fix(l, 0)
+	}
+}
+
+func inputDigests(inputs []schemas.Input) (out []schemas.Digest) {
+	for _, in := range inputs {
+		out = append(out, in.Digest)
+	}
+	return out
+}
