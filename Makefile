@@ -17,7 +17,7 @@ help: ## show this
 
 .PHONY: demo
 demo: announce tools build ## build and start everything, run the quickstart to its report
-	@echo "The quickstart needs about 6 GB of memory and 10 GB of disk, and up to 20 minutes on 2 cores without a GPU."
+	@echo "The quickstart needs about 6 GB of memory and 14 GB of disk, and up to 23 minutes on 2 cores without a GPU."
 	@$(DEV) demo
 
 .PHONY: up

@@ -105,7 +105,7 @@ func (a *Activities) adoptRun(ctx context.Context, req AdoptRequest) (r AdoptRes
 		return r, err
 	}
 	r.Simulated = slices.Clone(req.Inputs.Simulated)
-	chain := chain{run: from.Run, made: map[schemas.Digest]bool{}}
+	chain := chain{run: from.Run, made: map[schemas.Digest]bool{}, left: map[schemas.Digest]bool{}}
 	compared := map[schemas.Digest]bool{} // suites that the run's prompts were compared with
 	for _, stage := range schemas.Stages {
 		if !stage.Before(from.Stage) {
@@ -166,18 +166,21 @@ type chain struct {
 	run  schemas.RunID
 	made map[schemas.Digest]bool // what the stages so far read and wrote
 	last []schemas.ShardRef      // what the teacher wrote
+	left map[schemas.Digest]bool // milestones
 }
 
 func (c *chain) check(m schemas.Manifest, plan *schemas.Plan) error {
 	begins := len(c.made) == 0
 	for i, t := range plan.Tasks {
+		if m.Stage.Trained() != "" && t.Step > 0 && !c.left[t.Model.Digest] {
+			return c.torn(m.Stage)
+		}
 		for k, in := range t.Inputs {
 			// The completions of a task stand at the same place as in the stage before.
 			moved := m.Stage == schemas.StageFilter && k == 0 && c.last != nil && (i >= len(c.last) || c.last[i].Digest != in.Digest)
 			outside := m.Stage == schemas.StageSample || m.Stage == schemas.StageClassify // a suite, or rows of a file
 			if !begins && !outside && !c.made[in.Digest] || moved {
-				return schemas.Errorf("begin with run", string(c.run), schemas.InvalidInput, "it was started again, and its stage %s has not ended since", m.Stage).
-					WithHint("Wait for it, or begin at stage %s.", m.Stage)
+				return c.torn(m.Stage)
 			}
 		}
 	}
@@ -191,10 +194,22 @@ func (c *chain) check(m schemas.Manifest, plan *schemas.Plan) error {
 			c.made[ref.Digest] = true
 		}
 	}
+	for _, milestone := range m.Milestones {
+		c.left[milestone.Model.Digest] = true
+	}
 	if m.Stage == schemas.StageSynthesize {
 		c.last = m.Outputs[schemas.OutputCompletions]
 	}
 	return nil
+}
+
+func (c *chain) torn(stage schemas.Stage) error {
+	begin := stage
+	if trained := stage.Trained(); trained != "" {
+		begin = trained
+	}
+	return schemas.Errorf("begin with run", string(c.run), schemas.InvalidInput, "it was started again, and its stage %s has not ended since", stage).
+		WithHint("Wait for it, or begin at stage %s.", begin)
 }
 
 // writeAdopted writes plan and manifest of a stage that the run doesn't pass.

@@ -112,7 +112,7 @@ func EstimateRun(ctx context.Context, c config.Config, store shard.Store, journa
 		x.assume("so does what the run asks before its first stage, to see what the endpoints can do: a request or two to each of %s", strings.Join(hosts, ", "))
 	}
 	for _, stage := range schemas.Stages {
-		if stage == schemas.StageReport || !spec.Passes(stage) {
+		if stage == schemas.StageReport || !p.passes(stage) {
 			continue
 		}
 		if err := x.stage(ctx, stage); err != nil {
@@ -200,7 +200,7 @@ type asking struct {
 
 func (x *estimator) asking(stage schemas.Stage) (k asking, ok bool) {
 	s := x.Spec
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageGenerate:
 		return asking{s.Prompts.Generate.Teacher, 0, s.Prompts.Generate.MaxTokens}, true
 	case schemas.StageClassify:
@@ -212,7 +212,11 @@ func (x *estimator) asking(stage schemas.Stage) (k asking, ok bool) {
 	case schemas.StageRL:
 		return asking{s.RL.Judge, s.RL.Votes, s.Filter.MaxTokens}, true
 	case schemas.StageGrade:
-		return asking{s.Evaluate.Grader, s.Evaluate.Votes, judge.DefaultMaxTokens}, true
+		votes := s.Evaluate.Votes
+		if stage.Trained() != "" {
+			votes *= 2 // the chain of thought is judged by itself
+		}
+		return asking{s.Evaluate.Grader, votes, judge.DefaultMaxTokens}, true
 	}
 	return k, false
 }
@@ -256,7 +260,7 @@ func (x *estimator) stage(ctx context.Context, stage schemas.Stage) error {
 	e := StageEstimate{Stage: stage, Endpoints: k.who.String(), Answered: s.Answered}
 	n := calls{}
 	switch {
-	case x.lost && s.Found == 0 && (stage == schemas.StageRL || stage == schemas.StageGrade):
+	case x.lost && s.Found == 0 && (stage == schemas.StageRL || stage.Work() == schemas.StageGrade):
 		n.absent = float64(x.planned(stage)) * k.requests()
 		n.High = n.absent
 	default:
@@ -301,6 +305,9 @@ func (x *estimator) planned(stage schemas.Stage) (n int64) {
 	s := x.Spec
 	if stage == schemas.StageRL {
 		return int64(s.RL.Steps * s.RL.PromptsPerStep * s.RL.Generations)
+	}
+	if stage.Trained() != "" {
+		return int64(s.Dev.Milestones+1) * schemas.HeldOut(x.sums)
 	}
 	for _, arm := range s.Evaluate.Arms {
 		n += x.preview.inputs.Sampled[arm]
@@ -402,6 +409,8 @@ func (x *estimator) askedAbout(ctx context.Context, stage schemas.Stage) (prompt
 	}
 	var refs []schemas.ShardRef
 	switch stage {
+	case schemas.StageSFTGrade, schemas.StageRLGrade:
+		longest = x.Spec.Evaluate.MaxTokens
 	case schemas.StageGrade:
 		longest = x.Spec.Evaluate.MaxTokens
 		for _, suite := range inputs.Suites {
@@ -440,7 +449,7 @@ func measured(ctx context.Context, stage schemas.Stage, pol *policy.Policy, cp p
 		// Its error is errRendered.
 		_, _ = judge.New(asker, role, judge.Options{}).Verdict(ctx, judge.Item{Policy: cp, Prompt: prompt, Answer: answer})
 	}
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageClassify:
 		_, _ = judge.NewClassifier(asker, pol.Summaries(), judge.Options{}).Classify(ctx, prompt)
 	case schemas.StageFilter:
@@ -448,7 +457,11 @@ func measured(ctx context.Context, stage schemas.Stage, pol *policy.Policy, cp p
 	case schemas.StageRL:
 		judged(judge.RoleReward)
 	case schemas.StageGrade:
-		judged(judge.RoleGrade)
+		role := judge.RoleGrade
+		if stage.Trained() != "" {
+			role = judge.RoleFilter // the longer one, which reads the chain of thought
+		}
+		judged(role)
 	default:
 		most = tokens(llm.Request{Messages: policy.TeacherMessages(cp, prompt)}).High
 	}

@@ -30,11 +30,11 @@ if [ "$3" = serve ]; then
 	trap 'exit 0' TERM
 	while :; do sleep 0.02; done
 fi
-echo '{"event":"start","total_steps":1,"rows":5}'
+echo '{"event":"start","total_steps":2,"rows":39}'
 if [ "$3" = rl ]; then
 	echo "{\"step\":0,\"items\":[$(item a),$(item b)]}" | %s=$(field url) %q >> "$here/rewards" || exit 1
 fi
-step 1; save 1
+step 1; milestone 1; step 2; save 2
 finish`, models.URL, postEnv, self))
 }
 
@@ -46,6 +46,7 @@ func TestGarbage(t *testing.T) {
 	models, store := newModels(t), shardtest.NewAging()
 	c := able(t, models)
 	spec := evaluated(t)
+	spec.Prompts, spec.Dev = imported(t, manyPrompts()...).Prompts, schemas.DevSpec{Milestones: 2}
 	spec.SFT, spec.RL = schemas.SFTSpec{}, schemas.RLSpec{Judge: schemas.RoleOf("judge"), Steps: 1, PromptsPerStep: 1, Generations: 2}
 	spec.Prompts.Classify = schemas.ClassifySpec{Judge: schemas.RoleOf("judge"), Check: 2}
 	other := spec

@@ -10,25 +10,33 @@ import (
 )
 
 // gradeVersion changes when the same votes give other grades.
-const gradeVersion = 4
+const gradeVersion = 5
 
-// grade plans a task for every shard of evaluation answers.
+// grade plans a task for every shard of evaluation answers, or of milestones' answers. The
+// grader is shown the latter's chains of thought, too, in calls of their own: an answer's
+// grade is the same with and without.
 func (p *planner) grade(ctx context.Context) (tasks []schemas.Task, err error) {
-	m, plan, err := p.passed(ctx, schemas.StageSample)
+	m, plan, err := p.passed(ctx, p.Stage.Samples())
 	if err != nil {
 		return nil, err
 	}
 	for i, ref := range m.Outputs[schemas.OutputCompletions] {
 		l := lineage{
-			Stage: schemas.StageGrade, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
+			Stage: p.Stage, Version: []any{gradeVersion, judge.StageVersion()}, Inputs: digests(ref),
 			Params: p.params(map[string]any{"votes": p.Spec.Evaluate.Votes}),
 			Policy: p.inputs.Policy,
 		}
 		if err := p.cast(&l, p.Spec.Evaluate.Grader, schemas.Intents, p.inputs.Categories...); err != nil {
 			return nil, err
 		}
-		t := newTask(title("%s, %s", plan.Tasks[i].Suite, plan.Tasks[i].Arm), ref.Ledger.Kept, l, schemas.OutputGrades)
-		t.Arm, t.Suite, t.Inputs = plan.Tasks[i].Arm, plan.Tasks[i].Suite, []schemas.ShardRef{ref}
+		sampled := plan.Tasks[i]
+		name := title("%s, %s", sampled.Suite, sampled.Arm)
+		if p.Stage.Trained() != "" {
+			name = title("%s, step %d", sampled.Suite, sampled.Step)
+		}
+		t := newTask(name, ref.Ledger.Kept, l, schemas.OutputGrades)
+		t.Arm, t.Suite, t.Inputs = sampled.Arm, sampled.Suite, []schemas.ShardRef{ref}
+		t.Step, t.Model = sampled.Step, sampled.Model
 		tasks = append(tasks, t)
 	}
 	return tasks, nil
@@ -52,7 +60,10 @@ func doGrade(ctx context.Context, w *work) error {
 	if err != nil {
 		return err
 	}
-	j := routedJudge{router: router, judge: judge.New(nil, judge.RoleGrade, judge.Options{Votes: w.spec.Evaluate.Votes, Refresh: w.refresh()})}
+	grader := func(role judge.Role) routedJudge {
+		return routedJudge{router: router, judge: judge.New(nil, role, judge.Options{Votes: w.spec.Evaluate.Votes, Refresh: w.refresh(), All: role == judge.RoleFilter})}
+	}
+	j, ofCoT := grader(judge.RoleGrade), grader(judge.RoleFilter)
 	grades := rowsOf[schemas.Grade]{
 		kind: schemas.OutputGrades, n: len(completions), unit: judged(completions),
 		reason: func(g schemas.Grade) schemas.Reason { return g.Reason },
@@ -69,18 +80,33 @@ func doGrade(ctx context.Context, w *work) error {
 		if err != nil {
 			return g, err
 		}
-		r, who, err := j.verdict(llm.InCategory(ctx, c.Prompt.Category), judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer})
+		ctx = llm.InCategory(ctx, c.Prompt.Category)
+		item := judge.Item{Policy: cp, Prompt: c.Prompt, Answer: c.Answer}
+		ofCoTs := 0 // requests
+		if w.stage.Trained() != "" && g.HasCoT {
+			ofCoTs = w.spec.Evaluate.Votes
+		}
+		r, who, err := j.verdict(ctx, item)
 		g.Grader = who
 		if err != nil {
 			answered := len(r.Votes) + r.Lost
-			return g, w.unanswered(err, answered, 1, w.spec.Evaluate.Votes-answered)
+			return g, w.unanswered(err, answered, 1, w.spec.Evaluate.Votes-answered+ofCoTs)
 		}
 		g.Votes = r.Votes
-		if len(r.Votes) == 0 {
+		if ofCoTs > 0 {
+			item.CoT = c.CoT
+			r, _, err := ofCoT.verdict(ctx, item)
+			if err != nil {
+				answered := len(r.Votes) + r.Lost
+				return g, w.unanswered(err, w.spec.Evaluate.Votes+answered, 1, w.spec.Evaluate.Votes-answered)
+			}
+			g.CoTVotes = r.Votes
+		}
+		if len(g.Votes) == 0 {
 			g.Reason = schemas.ReasonMalformedVerdict
 			return g, nil
 		}
-		worst := worstVote(r.Votes)
+		worst := worstVote(g.Votes)
 		g.Action, g.JudgeExpects, g.Style = worst.Action, worst.Expected, worst.Style
 		return g, nil
 	})

@@ -151,7 +151,8 @@ func (a *Activities) usedEndpoints(spec schemas.RunSpec) (used []role) {
 		{schemas.StageRL, "rl.judge", spec.RL.Judge, showsVote, judge.RoleReward, llm.Request{Temperature: judge.Temperature, MaxTokens: spec.Filter.MaxTokens}},
 		{schemas.StageGrade, "evaluate.grader", spec.Evaluate.Grader, showsVote, judge.RoleGrade, llm.Request{Temperature: judge.Temperature, MaxTokens: judge.DefaultMaxTokens}},
 	} {
-		if spec.Passes(r.stage) {
+		grades := r.stage == schemas.StageGrade && (spec.Passes(schemas.StageSFTGrade) || spec.Passes(schemas.StageRLGrade))
+		if spec.Passes(r.stage) || grades {
 			for _, name := range r.routes.Endpoints() {
 				e, err := a.endpoint(name)
 				used = append(used, role{r.field, name, e, r.routes, r.shows, r.judges, r.asks, err})

@@ -35,8 +35,10 @@ type job struct {
 	heldOut int64
 	curve   []schemas.CurvePoint
 	// extra is what else a checkpoint must bring back, by file name.
-	extra  map[string]any
-	upload *upload
+	extra map[string]any
+	// milestones are those that are stored. Only the upload adds to them.
+	milestones []schemas.Milestone
+	upload     *upload
 }
 
 func (w *work) newJob() (*job, error) {
@@ -118,7 +120,9 @@ func (j *job) resume(ctx context.Context) (from string, step int, err error) {
 		if err != nil {
 			return "", 0, err
 		}
-		for name, v := range j.extra {
+		extra := maps.Clone(j.extra)
+		extra[schemas.MilestonesFile] = &j.milestones
+		for name, v := range extra {
 			raw, err := os.ReadFile(filepath.Join(dir, name))
 			if err == nil {
 				err = json.Unmarshal(raw, v)
@@ -169,6 +173,10 @@ func (j *job) run(ctx context.Context, command string, spec schemas.TrainerSpec,
 		return ref, err
 	}
 	ref.Prefix = schemas.ModelPrefix(ref.Digest)
+	if j.Milestones > 0 { // the last one is the end, which may come early
+		j.milestones = slices.DeleteFunc(j.milestones, func(m schemas.Milestone) bool { return m.Step >= done.Steps })
+		j.milestones = append(j.milestones, schemas.Milestone{Step: done.Steps, Model: ref})
+	}
 	return ref, nil
 }
 
@@ -191,6 +199,8 @@ func (j *job) event(ctx context.Context, e trainer.Event) error {
 		j.evaluated(e)
 	case trainer.EventCheckpoint:
 		return j.checkpoint(ctx, e)
+	case trainer.EventMilestone:
+		return j.upload.milestone(context.WithoutCancel(ctx), e.Step, e.Path)
 	}
 	return j.upload.err()
 }
@@ -224,7 +234,7 @@ func (j *job) checkpoint(ctx context.Context, e trainer.Event) error {
 
 // finish stores the job's result, which ends it, and drops what it needed.
 func (j *job) finish(ctx context.Context, result schemas.JobResult) error {
-	result.Key, result.Curve = j.key, j.curve
+	result.Key, result.Curve, result.Milestones = j.key, j.curve, j.milestones
 	err := shard.PutJSON(ctx, j.store, schemas.JobObject(j.key), result, shard.PutOptions{IfNoneMatch: true})
 	if err != nil && schemas.KindOf(err) != schemas.Conflict {
 		return err

@@ -50,7 +50,7 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 				if !ok {
 					return sum, missing(req.Stage, t, o)
 				}
-				m.Model, m.Curve, ledger = &job.Model, job.Curve, job.Ledger
+				m.Model, m.Curve, m.Milestones, ledger = &job.Model, job.Curve, job.Milestones, job.Ledger
 			} else {
 				ref, partial, ok, err := shard.FindOutput(ctx, a.store, req.Run, req.Stage, o.Key)
 				if err != nil {
@@ -72,6 +72,9 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 	if err := a.checkLabels(ctx, &m); err != nil {
 		return sum, err
 	}
+	if err := a.choose(ctx, &m, plan); err != nil {
+		return sum, err
+	}
 	if err := a.addSpent(ctx, &m, req); err != nil {
 		return sum, err
 	}
@@ -83,7 +86,10 @@ func (a *Activities) close(ctx context.Context, req ManifestRequest) (sum schema
 func summary(m schemas.Manifest) schemas.StageSum {
 	sum := schemas.StageSum{
 		Stage: m.Stage, Manifest: schemas.ManifestObject(m.Run, m.Stage), Tasks: m.Plan.Tasks, Ledger: m.Ledger, Usage: m.Usage,
-		Digest: m.Digest(), Note: checkNote(m.Check),
+		Digest: m.Digest(), Note: checkNote(m.Check), Milestones: len(m.Milestones),
+	}
+	if m.Selection != nil {
+		sum.Note = m.Selection.Note()
 	}
 	if len(m.ByCategory) <= schemas.CarriedCategories {
 		sum.ByCategory = m.ByCategory

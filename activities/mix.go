@@ -78,6 +78,19 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 		return nil, 0, schemas.E("mix data", "", schemas.Unavailable, err)
 	}
 	defer os.RemoveAll(dir)
+	var dev []schemas.Prompt
+	var digest schemas.Digest
+	if schemas.HeldOut(p.Sums) > 0 {
+		ref, err := p.devSplit(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		if dev, err = keptPrompts(ctx, p.store, ref); err != nil {
+			return nil, 0, err
+		}
+		digest = ref.Digest
+	}
+	held := prompts.NewSuites(dev)
 	var chosen lowest
 	meanings := make([]schemas.Import, len(p.inputs.Mix))
 	for i, in := range p.inputs.Mix {
@@ -87,7 +100,7 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 		}
 		meanings[i] = prompts.Meaning(in.Name, in.Import)
 		err := scanAnswered(path, in.Name, in.Import, func(r prompts.Answered) error {
-			if !suites.Contaminate(r.Prompt) {
+			if !suites.Contaminate(r.Prompt) && !held.Contaminate(r.Prompt) {
 				chosen.add(exampleOf(r), int(n))
 			}
 			return ctx.Err()
@@ -101,7 +114,16 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 		Stage: schemas.StageSFT, Kind: "mix", Version: mixVersion, Inputs: inputDigests(p.inputs.Mix),
 		Params: map[string]any{"imports": meanings, "rows": n, "suites": suiteDigests(p.inputs.Suites)},
 	}
-	ref, err := shard.Write(ctx, p.store, schemas.StageSFT, l.key(), chosen, schemas.Ledger{Planned: n, Kept: n}, l)
+	if digest != "" {
+		l.Params["dev"] = digest
+	}
+	// Where so many are wanted that none stands in for those that share words with the dev
+	// split, they are missing.
+	ledger := schemas.Ledger{Planned: n, Kept: int64(len(chosen))}
+	if lacks := n - ledger.Kept; lacks > 0 {
+		ledger.Rejected = map[schemas.Reason]int64{schemas.ReasonDev: lacks}
+	}
+	ref, err := shard.Write(ctx, p.store, schemas.StageSFT, l.key(), chosen, ledger, l)
 	return []schemas.ShardRef{ref}, n, err
 }
 

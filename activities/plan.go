@@ -47,7 +47,11 @@ func (a *Activities) plan(ctx context.Context, req PlanRequest) (ref schemas.Pla
 		schemas.StageCurate:     p.curate,
 		schemas.StageSFT:        p.sft,
 		schemas.StageRL:         p.rl,
+		schemas.StageSFTSample:  p.sampleMilestones,
+		schemas.StageRLSample:   p.sampleMilestones,
 		schemas.StageSample:     p.sample,
+		schemas.StageSFTGrade:   p.grade,
+		schemas.StageRLGrade:    p.grade,
 		schemas.StageGrade:      p.grade,
 	}
 	tasks, err := stages[req.Stage](ctx)

@@ -55,7 +55,7 @@ func Preview(ctx context.Context, c config.Config, store shard.Store, journal *s
 	}
 	var stages []StagePreview
 	for _, stage := range schemas.Stages {
-		if stage == schemas.StageReport || !req.Spec.Passes(stage) {
+		if stage == schemas.StageReport || !p.passes(stage) {
 			continue
 		}
 		s, err := p.stage(ctx, stage)
@@ -69,6 +69,12 @@ func Preview(ctx context.Context, c config.Config, store shard.Store, journal *s
 		stages = append(stages, s)
 	}
 	return stages, nil
+}
+
+// passes reports whether the run would pass a stage, as far as that is known.
+func (p *preview) passes(stage schemas.Stage) bool {
+	known := slices.ContainsFunc(p.sums, func(s schemas.StageSum) bool { return s.Stage == schemas.StagePrompts })
+	return p.Spec.Passes(stage) && (stage.Trained() == "" || !known || schemas.HeldOut(p.sums) > 0)
 }
 
 func newPreview(ctx context.Context, c config.Config, store shard.Store, journal *shard.Journal, req PreviewRequest) (*preview, error) {
@@ -127,7 +133,7 @@ func (p *preview) readLike(ctx context.Context) error {
 		}
 		p.like[stage] = &past{m, plan}
 		for _, t := range plan.Tasks {
-			if t.Model != nil && t.Model.Base != "" && t.Arm != schemas.ArmSFT && t.Arm != schemas.ArmRL && !(stage == schemas.StageRL && !plan.Spec.SFT.Skip) {
+			if t.Model != nil && t.Model.Base != "" && stage.Trained() == "" && t.Arm != schemas.ArmSFT && t.Arm != schemas.ArmRL && !(stage == schemas.StageRL && !plan.Spec.SFT.Skip) {
 				p.bases[t.Model.Base] = *t.Model
 			}
 		}
@@ -270,7 +276,7 @@ func (p *preview) work(plan *schemas.Plan, i int) *work {
 
 // doer is what does a stage's tasks, where that takes no GPU; else nil.
 func doer(stage schemas.Stage) func(context.Context, *work) error {
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageGenerate:
 		return doGenerate
 	case schemas.StageClassify:
@@ -334,7 +340,7 @@ func (p *preview) follow(s *StagePreview, missing int64) {
 // other run, or else by the spec.
 func (p *preview) rates(stage schemas.Stage) (calls, kept float64) {
 	kept = 1
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageGenerate:
 		calls = 1
 	case schemas.StageClassify:
@@ -347,6 +353,9 @@ func (p *preview) rates(stage schemas.Stage) (calls, kept float64) {
 		calls = float64(p.Spec.Filter.Votes)
 	case schemas.StageGrade:
 		calls = float64(p.Spec.Evaluate.Votes)
+		if stage.Trained() != "" {
+			calls *= 2 // it is shown the chain of thought, too
+		}
 	}
 	l := p.like[stage]
 	if l == nil || l.manifest.Ledger.Planned == 0 {

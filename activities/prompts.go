@@ -62,6 +62,9 @@ func (p *planner) prompts(ctx context.Context) ([]schemas.Task, error) {
 	if len(matches) > 0 {
 		l.Params["generated"] = digests(matches...)
 	}
+	if p.Spec.HoldsOut() {
+		l.Params["dev"] = p.Spec.Dev.Prompts
+	}
 	t := newTask("import and remove duplicates", total, l)
 	t.Inputs = slices.Concat(labels, matches)
 	most := int64(p.Spec.Prompts.RowsPerShard)
@@ -75,6 +78,9 @@ func (p *planner) prompts(ctx context.Context) ([]schemas.Task, error) {
 			o.Key = l.bucket(o, buckets).key()
 			t.Outputs = append(t.Outputs, o)
 		}
+	}
+	if p.Spec.HoldsOut() {
+		t.Outputs = append(t.Outputs, l.of(schemas.OutputDev).output()) // the last one
 	}
 	return []schemas.Task{t}, nil
 }
@@ -182,7 +188,9 @@ const partRows = 16_000
 func newSorting(dir string, w *work) (*sorting, error) {
 	s := &sorting{w: w, outputs: map[schemas.Category][]schemas.Output{}, parts: min(prompts.Buckets(w.Planned, partRows), 512)}
 	for _, o := range w.Outputs {
-		s.outputs[o.Category] = append(s.outputs[o.Category], o)
+		if o.Kind == schemas.OutputPrompts {
+			s.outputs[o.Category] = append(s.outputs[o.Category], o)
+		}
 	}
 	err := json.Unmarshal(w.Lineage, &s.lineage)
 	if err != nil {
@@ -283,32 +291,26 @@ func (s *sorting) write(ctx context.Context) error {
 		similar = found.Has
 		s.w.beat.say("")
 	}
+	dev, err := s.holdOut(ctx, similar)
+	if err != nil {
+		return err
+	}
 	s.w.beat.total(int64(len(s.w.Outputs)), "shards")
 	type bucket struct {
 		category schemas.Category
 		number   int
 	}
 	for part := range s.parts {
-		rows, err := s.spill.Rows(part)
-		if err != nil {
-			return err
-		}
-		seen := map[string]bool{}
 		buckets := map[bucket][]schemas.Prompt{}
-		for _, r := range rows {
-			p, normal := r.Prompt, prompts.Normal(r.Prompt)
-			// Rows come in import order: of duplicates the earliest stays.
-			usable := p.Reason == "" || p.Reason == schemas.ReasonContaminated
-			switch {
-			case !usable:
-			case seen[normal]:
-				p.Reason = schemas.ReasonDuplicate
-			case similar(r.Number):
-				p.Reason = schemas.ReasonNearDuplicate
+		err := s.part(part, similar, func(p schemas.Prompt, normal string) {
+			if p.Reason == "" && dev[p.ID] {
+				p.Reason = schemas.ReasonDev
 			}
-			seen[normal] = seen[normal] || usable
 			b := bucket{p.Category, prompts.Bucket(normal, len(s.outputs[p.Category]))}
 			buckets[b] = append(buckets[b], p)
+		})
+		if err != nil {
+			return err
 		}
 		for category, outputs := range s.outputs {
 			for number, o := range outputs {
@@ -322,6 +324,56 @@ func (s *sorting) write(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// part yields a part's rows with why they are rejected, in import order: of duplicates the
+// earliest stays.
+func (s *sorting) part(part int, similar func(int) bool, each func(p schemas.Prompt, normal string)) error {
+	rows, err := s.spill.Rows(part)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, r := range rows {
+		p, normal := r.Prompt, prompts.Normal(r.Prompt)
+		usable := p.Reason == "" || p.Reason == schemas.ReasonContaminated
+		switch {
+		case !usable:
+		case seen[normal]:
+			p.Reason = schemas.ReasonDuplicate
+		case similar(r.Number):
+			p.Reason = schemas.ReasonNearDuplicate
+		}
+		seen[normal] = seen[normal] || usable
+		each(p, normal)
+	}
+	return nil
+}
+
+// holdOut chooses the dev split, where the run has one, and writes its shard. The rows stand
+// in their category's shards, too, rejected as held out.
+func (s *sorting) holdOut(ctx context.Context, similar func(int) bool) (map[string]bool, error) {
+	key, err := s.w.Output(schemas.OutputDev)
+	if err != nil {
+		return nil, nil // there is none
+	}
+	choice := newSplit(s.w.spec.Dev.Prompts)
+	for part := range s.parts {
+		err := s.part(part, similar, func(p schemas.Prompt, _ string) {
+			if p.Reason == "" {
+				choice.add(p)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	rows, ids := choice.prompts(), map[string]bool{}
+	for _, p := range rows {
+		ids[p.ID] = true
+	}
+	_, err = shard.Write(ctx, s.w.store, s.w.stage, key, rows, schemas.Ledger{}, s.lineage.of(schemas.OutputDev))
+	return ids, err
 }
 
 func (s *sorting) writeShard(ctx context.Context, o schemas.Output, rows []schemas.Prompt) error {

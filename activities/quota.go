@@ -105,7 +105,8 @@ func (a *Activities) pools(ctx context.Context, sums []schemas.StageSum, byInten
 		return nil, err
 	}
 	// A group whose prompts have all been rejected has a pool of none, and falls short.
-	for i, o := range plan.Tasks[0].Outputs {
+	for i := range counts {
+		o := plan.Tasks[0].Outputs[i]
 		for intent, n := range counts[i] {
 			k := slices.IndexFunc(pools, func(d schemas.Draw) bool { return d.Category == o.Category && d.Intent == intent })
 			if k < 0 {

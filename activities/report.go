@@ -68,6 +68,13 @@ func (a *Activities) report(ctx context.Context, req ReportRequest) (r schemas.R
 			return r, err
 		}
 		data.Manifests = append(data.Manifests, m)
+		if m.Selection != nil {
+			selection := *m.Selection
+			if selection.Grader, selection.SameJudge, err = a.grader(ctx, req); err != nil {
+				return r, err
+			}
+			r.Selections = append(r.Selections, selection)
+		}
 		switch s.Stage {
 		case schemas.StageCurate:
 			data.Examples, err = spread[schemas.Example](ctx, a.store, m.Outputs[schemas.OutputExamples], shownExamples)
@@ -118,21 +125,11 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 		}
 		grades = append(grades, rows...)
 	}
-	var graders []schemas.ModelIdentity
-	for _, name := range req.Spec.Evaluate.Grader.Endpoints() {
-		grader, err := a.endpoint(name)
-		if err != nil {
-			return e, nil, err
-		}
-		if id := grader.Identity(); !slices.Contains(graders, id) {
-			graders = append(graders, id)
-		}
-	}
-	same, err := a.judgedBy(ctx, req.Sums, graders)
+	grader, same, err := a.grader(ctx, req)
 	if err != nil {
 		return e, nil, err
 	}
-	e = eval.Evaluate(grades, together(graders), same)
+	e = eval.Evaluate(grades, grader, same)
 
 	byID := map[string]*schemas.Grade{}
 	for i := range grades {
@@ -178,6 +175,22 @@ func (a *Activities) evaluation(ctx context.Context, req ReportRequest, graded s
 		shown = append(shown, *all[full+i*(len(all)-full)/min(rest, len(all)-full)])
 	}
 	return e, shown, nil
+}
+
+// grader is who grades, and whether its model also filtered or rewarded.
+func (a *Activities) grader(ctx context.Context, req ReportRequest) (id schemas.ModelIdentity, same bool, err error) {
+	var graders []schemas.ModelIdentity
+	for _, name := range req.Spec.Evaluate.Grader.Endpoints() {
+		grader, err := a.endpoint(name)
+		if err != nil {
+			return "", false, err
+		}
+		if id := grader.Identity(); !slices.Contains(graders, id) {
+			graders = append(graders, id)
+		}
+	}
+	same, err = a.judgedBy(ctx, req.Sums, graders)
+	return together(graders), same, err
 }
 
 // judgedBy reports whether one of the graders may have filtered or rewarded what the run

@@ -43,11 +43,12 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 		}),
 		Policy: p.inputs.Policy, Models: []model{weights(start)},
 	}
+	milestones := p.milestones(&l)
 	if err := p.cast(&l, s.Judge, schemas.Intents, p.inputs.Categories...); err != nil {
 		return nil, err
 	}
 	t := newTask("train against the judge", int64(s.Steps*s.PromptsPerStep*s.Generations), l, schemas.OutputModel, schemas.OutputRollouts)
-	t.Inputs, t.Model = refs, &start
+	t.Inputs, t.Model, t.Milestones = refs, &start, milestones
 	return []schemas.Task{t}, nil
 }
 
@@ -55,11 +56,7 @@ func (p *planner) startOfRL(ctx context.Context) (schemas.ModelRef, error) {
 	if p.Spec.SFT.Skip {
 		return p.base(ctx, p.Spec.Base)
 	}
-	m, err := p.manifest(ctx, schemas.StageSFT)
-	if err != nil {
-		return schemas.ModelRef{}, err
-	}
-	return *m.Model, nil
+	return p.trained(ctx, schemas.StageSFT)
 }
 
 // RL trains a model against the judge, which sees the answers but never the
@@ -132,7 +129,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 			Kind: "rl",
 			Training: j.training(s.TrainerSpec, plan, trainer.Training{
 				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
-				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps,
+				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps, Milestones: w.Milestones,
 			}),
 			Steps: s.Steps, NumGenerations: s.Generations, PromptsPerStep: s.PromptsPerStep,
 			MaxCompletionLength: s.MaxTokens, Temperature: s.Temperature, Beta: s.Beta, Epsilon: s.Epsilon, EpsilonHigh: s.EpsilonHigh,

@@ -60,11 +60,9 @@ func (p *planner) armModels(ctx context.Context) (map[schemas.Arm]schemas.ModelR
 		if !slices.Contains(p.Spec.Evaluate.Arms, arm) {
 			continue
 		}
-		m, err := p.manifest(ctx, stage)
-		if err != nil {
+		if models[arm], err = p.trained(ctx, stage); err != nil {
 			return nil, err
 		}
-		models[arm] = *m.Model
 	}
 	return models, nil
 }

@@ -37,8 +37,9 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		}),
 		Models: []model{weights(base)},
 	}
+	milestones := p.milestones(&l)
 	t := newTask("train on the examples", m.Ledger.Kept+rows, l, schemas.OutputModel)
-	t.Inputs, t.Model = refs, &base
+	t.Inputs, t.Model, t.Milestones = refs, &base, milestones
 	return []schemas.Task{t}, nil
 }
 
@@ -73,7 +74,7 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 			Kind: "sft",
 			Training: j.training(s.TrainerSpec, plan, trainer.Training{
 				Base: base, Data: data, ResumeFrom: from, LearningRate: s.LearningRate,
-				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps,
+				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps, Milestones: w.Milestones,
 			}),
 			Epochs: s.Epochs, BatchSize: plan.BatchSize, MaxLength: s.MaxLength, WarmupRatio: 0.05,
 			Packing: s.Packing, HeldOut: s.HeldOut, Patience: s.Patience, GroupByLength: true,
@@ -83,9 +84,16 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		}
 		// What was trained on is what the trainer says it read, not what it was to read.
 		ledger := schemas.Ledger{Planned: w.Planned, Kept: j.rows}
+		out := schemas.Ledger{Rejected: map[schemas.Reason]int64{}}
 		if j.heldOut > 0 {
-			ledger.Rejected = map[schemas.Reason]int64{schemas.ReasonHeldOut: j.heldOut}
+			out.Rejected[schemas.ReasonHeldOut] = j.heldOut
 		}
+		for _, ref := range w.Inputs {
+			if lacks := ref.Ledger.Rejected[schemas.ReasonDev]; lacks > 0 { // of the mix
+				out.Rejected[schemas.ReasonDev] = lacks
+			}
+		}
+		ledger.Add(out)
 		return j.finish(ctx, schemas.JobResult{Model: trained, Ledger: ledger})
 	})
 }

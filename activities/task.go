@@ -74,7 +74,7 @@ func (a *Activities) task(ctx context.Context, req TaskRequest, do func(ctx cont
 			failure.Rows = int64(rows.rows)
 		}
 		failure.Account = llm.IsAccount(err)
-		if (failure.Account || llm.IsOutage(err) || errors.As(err, new(*reward.MissingError))) && req.Stage != schemas.StageSample {
+		if (failure.Account || llm.IsOutage(err) || errors.As(err, new(*reward.MissingError))) && req.Stage.Work() != schemas.StageSample {
 			if names := askedBy(err); len(names) > 0 {
 				failure.Endpoint, failure.Or = names[0], names[1:]
 			}

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,26 +16,47 @@ import (
 	"precept/schemas"
 )
 
-// upload stores a job's checkpoints while training goes on. One is stored at a time;
-// of those that come meanwhile the newest waits, and the others are passed over.
+// upload stores a job's milestones and checkpoints while training goes on, one at a time. Of
+// checkpoints that come meanwhile the newest waits, and the others are passed over. Every
+// milestone is stored, and before the next checkpoint: who resumes from that one needs it.
 type upload struct {
 	job *job
 
-	mu      sync.Mutex
-	running sync.WaitGroup
-	busy    bool
-	next    *checkpoint
-	failed  error // the first failure
+	mu         sync.Mutex
+	running    sync.WaitGroup
+	busy       bool
+	milestones []folder
+	next       *folder // a checkpoint
+	failed     error   // the first failure
 }
 
-type checkpoint struct {
+// folder is what the trainer wrote after a step. That of a checkpoint holds links to its
+// files, which the trainer doesn't remove.
+type folder struct {
 	step int
-	dir  string // links to its files, which the trainer doesn't remove
+	dir  string
+}
+
+// milestone has the milestone in dir, which is the upload's from now on, stored.
+func (u *upload) milestone(ctx context.Context, step int, dir string) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.milestones = append(u.milestones, folder{step, dir})
+	u.start(ctx)
+	return u.failed
+}
+
+// start has what waits stored, unless that is under way.
+func (u *upload) start(ctx context.Context) {
+	if !u.busy {
+		u.busy = true
+		u.running.Go(func() { u.work(ctx) })
+	}
 }
 
 // add has the checkpoint in dir stored. It returns the failure of an earlier one.
 func (u *upload) add(ctx context.Context, step int, dir string) error {
-	c := &checkpoint{step, u.job.path(fmt.Sprintf("uploads/%08d", step))}
+	c := &folder{step, u.job.path(fmt.Sprintf("uploads/%08d", step))}
 	if err := linkAll(dir, c.dir); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // the trainer has removed it: newer ones come
@@ -47,29 +69,39 @@ func (u *upload) add(ctx context.Context, step int, dir string) error {
 		_ = os.RemoveAll(u.next.dir) // scratch space, emptied at the next start
 	}
 	u.next = c
-	if !u.busy {
-		u.busy = true
-		u.running.Go(func() { u.work(ctx) })
-	}
+	u.start(ctx)
 	return u.failed
 }
 
 func (u *upload) work(ctx context.Context) {
 	for {
-		u.mu.Lock()
-		c := u.next
-		u.next = nil
-		u.busy = c != nil
-		u.mu.Unlock()
-		if c == nil {
+		store := u.take()
+		if store == nil {
 			return
 		}
-		if err := u.job.storeCheckpoint(ctx, *c); err != nil {
+		if err := store(ctx); err != nil {
 			u.mu.Lock()
 			u.failed = errors.Join(u.failed, err)
 			u.mu.Unlock()
 		}
 	}
+}
+
+// take returns what to store next; nil where nothing waits.
+func (u *upload) take() func(context.Context) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.milestones) > 0 {
+		m := u.milestones[0]
+		u.milestones = u.milestones[1:]
+		return func(ctx context.Context) error { return u.job.storeMilestone(ctx, m) }
+	}
+	if c := u.next; c != nil {
+		u.next = nil
+		return func(ctx context.Context) error { return u.job.storeCheckpoint(ctx, *c) }
+	}
+	u.busy = false
+	return nil
 }
 
 func (u *upload) err() error {
@@ -104,11 +136,38 @@ func linkAll(from, to string) error {
 	})
 }
 
+// storeMilestone stores a milestone as a model of its own.
+func (j *job) storeMilestone(ctx context.Context, m folder) error {
+	digest, err := shard.PutFolder(ctx, j.store, m.dir, schemas.ModelPrefix)
+	if err != nil {
+		return err
+	}
+	ref := schemas.ModelRef{Base: j.Model.Base, Digest: digest, Prefix: schemas.ModelPrefix(digest)}
+	j.milestones = append(j.milestones, schemas.Milestone{Step: m.step, Model: ref})
+	if err := os.RemoveAll(m.dir); err != nil {
+		return schemas.E("save milestone", m.dir, schemas.Unavailable, err)
+	}
+	return nil
+}
+
 // storeCheckpoint stores one checkpoint, and removes earlier ones. Only the holder of the
 // job's lease may: another may be further by now.
-func (j *job) storeCheckpoint(ctx context.Context, c checkpoint) error {
+func (j *job) storeCheckpoint(ctx context.Context, c folder) error {
 	if err := j.lease.Check(); err != nil {
 		return err
+	}
+	before := []schemas.Milestone{}
+	for _, m := range j.milestones {
+		if m.Step <= c.step {
+			before = append(before, m)
+		}
+	}
+	raw, err := json.Marshal(before)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(c.dir, schemas.MilestonesFile), raw, 0o644)
+	}
+	if err != nil {
+		return schemas.E("save checkpoint", c.dir, schemas.Unavailable, err)
 	}
 	prefix := schemas.CheckpointPrefix(j.key, c.step)
 	if _, err := shard.PutFolder(ctx, j.store, c.dir, func(schemas.Digest) string { return prefix }); err != nil {

@@ -374,7 +374,7 @@ func (w *world) does(stage schemas.Stage, plan schemas.PlanRef, index int) (sche
 		schemas.StagePrompts: w.Prompts, schemas.StageSynthesize: w.Synthesize, schemas.StageFilter: w.Filter,
 		schemas.StageCurate: w.Curate, schemas.StageSFT: w.SFT, schemas.StageRL: w.RL,
 		schemas.StageSample: w.Sample, schemas.StageGrade: w.Grade,
-	}[stage]
+	}[stage.Work()]
 	return call[schemas.TaskResult](w, activity, TaskRequest{Run: w.run, Stage: stage, Plan: plan, Index: index})
 }
 
@@ -562,7 +562,7 @@ func smallPolicy(t *testing.T) string {
 	return write(t, files)
 }
 
-// imported is a spec of the data stages over these prompts.
+// imported is a spec of the data stages over these prompts, none of which is held out.
 func imported(t *testing.T, prompts ...prompt) schemas.RunSpec {
 	t.Helper()
 	dir := write(t, map[string]string{"train.jsonl": jsonl(t, prompts...)})
@@ -573,6 +573,7 @@ func imported(t *testing.T, prompts ...prompt) schemas.RunSpec {
 		Synthesize: schemas.SynthesizeSpec{Teacher: schemas.RoleOf("teacher")},
 		Filter:     schemas.FilterSpec{Judge: schemas.RoleOf("judge")},
 		RL:         schemas.RLSpec{Judge: schemas.RoleOf("judge")},
+		Dev:        schemas.DevSpec{Skip: true},
 		Evaluate:   schemas.EvaluateSpec{Skip: true, Grader: schemas.RoleOf("grader")},
 	}
 }
@@ -599,16 +600,21 @@ echo attempt >> "$here/attempts"
 n=$(($(wc -l < "$here/attempts")))
 cp "$5" "$here/job-$n.json"
 field() { sed -n "s/^ *\"$1\": \"\(.*\)\",*\$/\1/p" "$here/job-$n.json"; }
-step() { echo "{\"event\":\"progress\",\"step\":$1,\"total_steps\":4,\"loss\":0.5}"; }
+step() { last=$1; echo "{\"event\":\"progress\",\"step\":$1,\"total_steps\":4,\"loss\":0.5}"; }
 save() {
 	mkdir -p "$(field checkpoints)/checkpoint-$1"
 	echo "weights $1" > "$(field checkpoints)/checkpoint-$1/model"
 	echo "{\"event\":\"checkpoint\",\"step\":$1,\"path\":\"$(field checkpoints)/checkpoint-$1\"}"
 }
+milestone() {
+	mkdir -p "$(field output)-$1"
+	echo "weights $1" > "$(field output)-$1/model.safetensors"
+	echo "{\"event\":\"milestone\",\"step\":$1,\"path\":\"$(field output)-$1\"}"
+}
 finish() {
 	mkdir -p "$(field output)"
 	echo trained > "$(field output)/model.safetensors"
-	echo "{\"event\":\"done\",\"path\":\"$(field output)\",\"metrics\":{\"loss\":0.25}}"
+	echo "{\"event\":\"done\",\"path\":\"$(field output)\",\"steps\":$last,\"metrics\":{\"loss\":0.25}}"
 }
 `
 	dir := t.TempDir()

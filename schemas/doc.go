@@ -23,6 +23,9 @@
 //   - Stage: one step of a run. Gate: a point where a run waits for a person.
 //   - Ledger: what became of every planned unit of a stage.
 //   - Arm: one model under evaluation.
+//   - Dev split: prompts that are held out of training. Milestone: the weights of a
+//     training job after a step, as a model of its own. Selection: which milestone goes
+//     on, by its answers to the dev split.
 //   - Role: a part that endpoints play in a run, such as the teacher's. Route: whom a
 //     role's prompts of some intents and categories go to.
 //   - Run: one Factory workflow execution chain under one workflow ID.

@@ -74,6 +74,9 @@ func CheckpointPrefix(job Key, step int) string {
 	return fmt.Sprintf("checkpoints/%s/%08d", job, step)
 }
 
+// MilestonesFile is the file of a checkpoint that lists the milestones before it.
+const MilestonesFile = "precept-milestones.json"
+
 // LimitPrefix begins the keys of the leases on an endpoint's limits.
 func LimitPrefix(endpoint string) string { return fmt.Sprintf("limits/%s/", escape(endpoint)) }
 

@@ -32,7 +32,8 @@ const (
 	ReasonUnclear          Reason = "unclear"       // no majority of the votes agrees
 	ReasonOffCategory      Reason = "off category"  // a generated prompt that is of another
 	ReasonOffIntent        Reason = "off intent"
-	ReasonCheck            Reason = "check" // classified for comparison only: its label stays
+	ReasonCheck            Reason = "check"            // classified for comparison only: its label stays
+	ReasonDev              Reason = "held out for dev" // never trained on: milestones are chosen by it
 )
 
 // The reasons of failure: asking again may help.

@@ -35,6 +35,7 @@ const (
 	OutputMatches     = "matches" // of generated prompts, held against what they were asked to be
 	OutputChecks      = "checks"  // of labelled prompts, for comparison
 	OutputPrompts     = "prompts"
+	OutputDev         = "dev" // the prompts that are held out
 	OutputCompletions = "completions"
 	OutputVerdicts    = "verdicts"
 	OutputExamples    = "examples"
@@ -61,9 +62,12 @@ type Task struct {
 	Category Category   `json:"category,omitempty"`
 	Arm      Arm        `json:"arm,omitempty"`
 	Suite    string     `json:"suite,omitempty"`
+	Step     int        `json:"step,omitempty"` // of the milestone; 0 is what training began with
 	Inputs   []ShardRef `json:"inputs,omitempty"`
 	Model    *ModelRef  `json:"model,omitempty"`
-	Shares   []Share    `json:"shares,omitempty"`
+	// Milestones is how many a training job leaves.
+	Milestones int     `json:"milestones,omitempty"`
+	Shares     []Share `json:"shares,omitempty"`
 	// Quota is how many prompts may be kept, by intent or, under the empty one, in all.
 	Quota   map[Intent]int64 `json:"quota,omitempty"`
 	Planned int64            `json:"planned"`
@@ -163,14 +167,18 @@ type Manifest struct {
 	Partial []string `json:"partial,omitempty"`
 	// Usage is the sum of Spent: what every execution of this stage under this run ID
 	// took that came to its end.
-	Usage    Usage        `json:"usage"`
-	Costs    Costs        `json:"costs,omitempty"` // by category
-	Spent    []Spending   `json:"spent"`
-	Curve    []CurvePoint `json:"curve,omitempty"`
-	Check    *LabelCheck  `json:"check,omitempty"` // of classify
-	Started  time.Time    `json:"started"`
-	Finished time.Time    `json:"finished"`
-	Code     string       `json:"code"`
+	Usage Usage        `json:"usage"`
+	Costs Costs        `json:"costs,omitempty"` // by category
+	Spent []Spending   `json:"spent"`
+	Curve []CurvePoint `json:"curve,omitempty"`
+	Check *LabelCheck  `json:"check,omitempty"` // of classify
+	// Milestones are those of the training job. Where a stage behind it chooses one, Model
+	// of that stage is the choice.
+	Milestones []Milestone `json:"milestones,omitempty"`
+	Selection  *Selection  `json:"selection,omitempty"`
+	Started    time.Time   `json:"started"`
+	Finished   time.Time   `json:"finished"`
+	Code       string      `json:"code"`
 }
 
 // Digest is that of what people judge: the content, not when it was made, or at what cost.
@@ -215,6 +223,15 @@ type JobResult struct {
 	Model  ModelRef     `json:"model"`
 	Ledger Ledger       `json:"ledger"`
 	Curve  []CurvePoint `json:"curve"`
+	// Milestones are the weights on the way, by step; Model is the last one.
+	Milestones []Milestone `json:"milestones,omitempty"`
+}
+
+// Milestone is the weights of a training job as they were after a step, stored as a model
+// of its own.
+type Milestone struct {
+	Step  int      `json:"step"`
+	Model ModelRef `json:"model"`
 }
 
 // MetricRewardOf begins the name of a category's mean reward in a step.
@@ -240,6 +257,7 @@ type StageSum struct {
 	// CarriedCategories; the manifest has it.
 	ByCategory Categories `json:"by_category,omitempty"`
 	Costs      Costs      `json:"costs,omitempty"` // likewise
+	Milestones int        `json:"milestones,omitempty"`
 	// Note is what people should know of the outcome.
 	Note string `json:"note,omitempty"`
 	// Adopted says that the run didn't pass the stage: it began behind it.

@@ -41,17 +41,23 @@ const (
 	StageFilter     Stage = "filter"
 	StageCurate     Stage = "curate"
 	StageSFT        Stage = "sft"
+	StageSFTSample  Stage = "sft-sample"
+	StageSFTGrade   Stage = "sft-grade"
 	StageRL         Stage = "rl"
+	StageRLSample   Stage = "rl-sample"
+	StageRLGrade    Stage = "rl-grade"
 	StageSample     Stage = "sample"
 	StageGrade      Stage = "grade"
 	StageReport     Stage = "report"
 )
 
-// Stages lists all stages in order. The first two are passed where the run asks for them.
+// Stages lists all stages in order. The first two are passed where the run asks for them,
+// those behind sft and rl where prompts are held out for dev.
 var Stages = []Stage{
 	StageGenerate, StageClassify,
 	StagePrompts, StageSynthesize, StageFilter, StageCurate,
-	StageSFT, StageRL, StageSample, StageGrade, StageReport,
+	StageSFT, StageSFTSample, StageSFTGrade, StageRL, StageRLSample, StageRLGrade,
+	StageSample, StageGrade, StageReport,
 }
 
 // The task queues: workflows and light work, calls to language models, training
@@ -67,9 +73,52 @@ func (s Stage) Before(other Stage) bool {
 	return slices.Index(Stages, s) < slices.Index(Stages, other)
 }
 
+// Trained is the stage whose milestones s samples or grades, so that the best one goes on;
+// empty for the stages that do something else.
+func (s Stage) Trained() Stage {
+	switch s {
+	case StageSFTSample, StageSFTGrade:
+		return StageSFT
+	case StageRLSample, StageRLGrade:
+		return StageRL
+	}
+	return ""
+}
+
+// Work is the stage whose kind of tasks s has: milestones are sampled and graded as the arms
+// of an evaluation are.
+func (s Stage) Work() Stage {
+	switch s {
+	case StageSFTSample, StageRLSample:
+		return StageSample
+	case StageSFTGrade, StageRLGrade:
+		return StageGrade
+	}
+	return s
+}
+
+// Samples is the stage whose answers s grades.
+func (s Stage) Samples() Stage {
+	switch s {
+	case StageSFTGrade:
+		return StageSFTSample
+	case StageRLGrade:
+		return StageRLSample
+	}
+	return StageSample
+}
+
+// Grades is the stage that says which milestone of the training stage s goes on.
+func (s Stage) Grades() Stage {
+	if s == StageSFT {
+		return StageSFTGrade
+	}
+	return StageRLGrade
+}
+
 // Queue is the task queue whose workers run the stage's tasks.
 func (s Stage) Queue() string {
-	switch s {
+	switch s.Work() {
 	case StageGenerate, StageClassify, StagePrompts, StageSynthesize, StageFilter, StageGrade:
 		return QueueLLM
 	case StageSFT, StageRL, StageSample:
@@ -82,7 +131,7 @@ func (s Stage) Queue() string {
 // Pays reports whether the stage's tasks call models that somebody else serves: what they
 // take counts towards a budget.
 func (s Stage) Pays() bool {
-	switch s {
+	switch s.Work() {
 	case StageGenerate, StageClassify, StageSynthesize, StageFilter, StageRL, StageGrade:
 		return true
 	}

@@ -20,6 +20,7 @@ type RunReport struct {
 	Probed     Usage            `json:"probed,omitzero"`
 	Decisions  []DecisionRecord `json:"decisions,omitempty"`
 	Models     []ArmModel       `json:"models,omitempty"`
+	Selections []Selection      `json:"selections,omitempty"`
 	Evaluation Evaluation       `json:"evaluation"`
 	HTML       string           `json:"html,omitempty"` // object key
 	JSON       string           `json:"json,omitempty"` // object key

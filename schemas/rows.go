@@ -137,7 +137,7 @@ type Rollout struct {
 }
 
 // Grade is the grader's opinion of one evaluation answer. Action is what the
-// answer did; what was right stands in Expected, the suite's label.
+// answer did; what was right stands in Expected, the suite's label, which dev prompts have none of.
 type Grade struct {
 	CompletionID string        `json:"completion_id" parquet:"completion_id"`
 	PromptID     string        `json:"prompt_id" parquet:"prompt_id"`
@@ -154,7 +154,10 @@ type Grade struct {
 	Truncated    bool          `json:"truncated" parquet:"truncated"`
 	Grader       ModelIdentity `json:"grader" parquet:"grader,dict"`
 	Votes        []Vote        `json:"votes" parquet:"votes,list"`
-	Reason       Reason        `json:"reason,omitempty" parquet:"reason,dict"`
+	// CoTVotes are those of the grader that was shown the chain of thought, too. Only
+	// milestones' answers to the dev split have them.
+	CoTVotes []Vote `json:"cot_votes,omitempty" parquet:"cot_votes,list"`
+	Reason   Reason `json:"reason,omitempty" parquet:"reason,dict"`
 }
 
 // Target renders CoT and answer as the student is trained to write them.

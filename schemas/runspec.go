@@ -29,17 +29,18 @@ type RunSpec struct {
 	Base       string         `json:"base,omitempty" jsonschema:"default=HuggingFaceTB/SmolLM2-135M-Instruct,description=The policy model before training: a Hugging Face name (OWNER/NAME or OWNER/NAME@REVISION)\\, a local folder or an s3:// URI"`
 	SFT        SFTSpec        `json:"sft,omitzero"`
 	RL         RLSpec         `json:"rl,omitzero"`
+	Dev        DevSpec        `json:"dev,omitzero"`
 	Evaluate   EvaluateSpec   `json:"evaluate,omitzero"`
 	Gates      GatesSpec      `json:"gates,omitzero"`
 	Tripwires  TripwiresSpec  `json:"tripwires,omitzero"`
 	Budget     BudgetSpec     `json:"budget,omitzero"`
 	// Refresh asks models anew in a stage, whatever they have answered before. Its value
 	// names the asking, so that the same run, started again, finds its answers.
-	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (generate\\, classify\\, synthesize\\, filter\\, sft\\, rl\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
+	Refresh   map[Stage]string `json:"refresh,omitempty" jsonschema:"description=Stages (generate\\, classify\\, synthesize\\, filter\\, sft\\, sft-sample\\, sft-grade\\, rl\\, rl-sample\\, rl-grade\\, sample\\, grade) that ask or train anew whatever is recorded\\, each with a word of your own: another word asks once more"`
 	Mode      string           `json:"mode,omitempty" jsonschema:"enum=online,enum=batch,default=online,description=How synthesize and filter ask their models: online\\, or by the provider's Batch API\\, which answers within a day at a lower price"`
 	From      FromSpec         `json:"from,omitzero"`
 	MaxFailed float64          `json:"max_failed,omitempty" jsonschema:"description=Share of a stage's units that may fail for good before the run waits at its failure gate (0 to 1): the stage then ends without them\\, and starter retry asks again; by default none"`
-	Until     Stage            `json:"until,omitempty" jsonschema:"enum=generate,enum=classify,enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=rl,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
+	Until     Stage            `json:"until,omitempty" jsonschema:"enum=generate,enum=classify,enum=prompts,enum=synthesize,enum=filter,enum=curate,enum=sft,enum=sft-sample,enum=sft-grade,enum=rl,enum=rl-sample,enum=rl-grade,enum=sample,enum=grade,description=The last stage of the run\\, whose report says how far it came; by default all are passed"`
 	Window    int              `json:"window,omitempty" jsonschema:"default=16,description=Tasks of a stage that are open at a time"`
 }
 
@@ -163,6 +164,15 @@ type RLSpec struct {
 	Lora            *Lora   `json:"lora,omitempty" jsonschema:"description=As in sft"`
 	SaveSteps       int     `json:"save_steps,omitempty" jsonschema:"default=4"`
 	TrainerSpec
+}
+
+// DevSpec says how the best milestone of SFT and of RL is chosen: by prompts that are held
+// out of training and stand in no suite. They are sampled as evaluate has it, and graded by
+// its grader.
+type DevSpec struct {
+	Skip       bool `json:"skip,omitempty" jsonschema:"description=Hold no prompts out: the last weights of SFT and RL go on"`
+	Prompts    int  `json:"prompts,omitempty" jsonschema:"default=24,description=Prompts that are held out\\, evenly of all intents\\, but at most a tenth of each intent's; fewer choose by chance"`
+	Milestones int  `json:"milestones,omitempty" jsonschema:"default=3,description=Milestones of SFT and of RL each\\, at equal shares of their steps; the last is the end"`
 }
 
 // EvaluateSpec says what is asked of every arm, and who grades.
@@ -301,6 +311,8 @@ func (s RunSpec) WithDefaults() RunSpec {
 	defLayers(&s.RL.TrainableLayers, s.RL.Lora)
 	def(&s.RL.SaveSteps, 4)
 	s.RL.Lora, s.RL.TrainerSpec = s.RL.Lora.withDefaults(), s.RL.TrainerSpec.withDefaults()
+	def(&s.Dev.Prompts, 24)
+	def(&s.Dev.Milestones, 3)
 	if len(s.Evaluate.Suites) == 0 {
 		s.Evaluate.Suites = []Import{{Path: Builtin}}
 	}
@@ -346,7 +358,7 @@ func defPtr[T any](p **T, v T) {
 }
 
 // Refreshable are the stages that ask models or train them.
-var Refreshable = []Stage{StageGenerate, StageClassify, StageSynthesize, StageFilter, StageSFT, StageRL, StageSample, StageGrade}
+var Refreshable = []Stage{StageGenerate, StageClassify, StageSynthesize, StageFilter, StageSFT, StageSFTSample, StageSFTGrade, StageRL, StageRLSample, StageRLGrade, StageSample, StageGrade}
 
 // Passes reports whether stage lies between the first and the last of the run, and isn't
 // skipped.
@@ -363,11 +375,19 @@ func (s RunSpec) Passes(stage Stage) bool {
 		return !s.SFT.Skip
 	case StageRL:
 		return !s.RL.Skip
+	case StageSFTSample, StageSFTGrade:
+		return !s.SFT.Skip && !s.Dev.Skip
+	case StageRLSample, StageRLGrade:
+		return !s.RL.Skip && !s.Dev.Skip
 	case StageSample, StageGrade:
 		return !s.Evaluate.Skip
 	}
 	return true
 }
+
+// HoldsOut reports whether prompts are held out for dev: whatever the last stage of the run
+// is, so that it can go on behind it.
+func (s RunSpec) HoldsOut() bool { return !s.Dev.Skip && !(s.SFT.Skip && s.RL.Skip) }
 
 func (s RunSpec) hasArm(a Arm) bool {
 	switch a {
@@ -446,6 +466,8 @@ func (s RunSpec) Validate() error {
 	v.atLeast("curate.max_examples", int64(s.Curate.MaxExamples), 0)
 	s.SFT.validate(&v)
 	s.RL.validate(&v)
+	v.between("dev.prompts", float64(s.Dev.Prompts), 1, 5000)
+	v.between("dev.milestones", float64(s.Dev.Milestones), 1, 100)
 	v.between("evaluate.votes", float64(s.Evaluate.Votes), 1, 25)
 	v.atLeast("evaluate.max_tokens", int64(s.Evaluate.MaxTokens), 1)
 	v.atLeast("evaluate.policy_arm_prompts", int64(s.Evaluate.PolicyArmPrompts), -1)
@@ -496,8 +518,8 @@ func (s RunSpec) validateFrom(v *violations) {
 	}
 	own := len(f.Dataset) > 0 || f.Model != ""
 	switch {
-	case !StagePrompts.Before(f.Stage) || f.Stage == StageReport:
-		begin := Stages[slices.Index(Stages, StageSynthesize) : len(Stages)-1]
+	case !StagePrompts.Before(f.Stage) || f.Stage == StageReport || f.Stage.Trained() != "":
+		begin := slices.DeleteFunc(slices.Clone(Stages[slices.Index(Stages, StageSynthesize):len(Stages)-1]), func(s Stage) bool { return s.Trained() != "" })
 		v.add("from.stage", "is %q; the stages to begin with are %v", f.Stage, begin)
 	case s.Until != "" && s.Until.Before(f.Stage):
 		v.add("from.stage", "is %s, behind the last stage %s", f.Stage, s.Until)

@@ -90,7 +90,7 @@ func (p peek) read(ctx context.Context, store shard.Store) ([]sample, error) {
 		for _, output := range task.Outputs {
 			t, ok := tables[output.Kind]
 			if !ok {
-				continue // a model: it has no rows
+				continue // a model, which has no rows, or the dev split, whose rows stand among the prompts
 			}
 			if !slices.Contains(kinds, output.Kind) {
 				kinds = append(kinds, output.Kind)

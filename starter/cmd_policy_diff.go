@@ -111,7 +111,7 @@ func (a *app) policyDiff(ctx context.Context, d policyDiff) error {
 		if err != nil { // the run's files may be its worker's
 			out.Notes = append(out.Notes, fmt.Sprintf("what is answered already can't be told here: %v", err))
 		}
-		if from.Digest() != to.Digest() && (spec.WithDefaults().Passes(schemas.StageRL) || spec.WithDefaults().Passes(schemas.StageGrade)) {
+		if from.Digest() != to.Digest() && (spec.WithDefaults().Passes(schemas.StageRL) || spec.WithDefaults().Passes(schemas.StageGrade) || spec.WithDefaults().Passes(schemas.StageSFTGrade)) {
 			out.Notes = append(out.Notes, "the reward of rl and the grader read the whole policy: the model is trained and graded anew")
 		}
 	}

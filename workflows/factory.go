@@ -84,7 +84,7 @@ func (f *factory) run(ctx workflow.Context) (schemas.RunReport, error) {
 		if stage == schemas.StageReport {
 			break
 		}
-		if !f.spec.Passes(stage) && !f.closed(stage) {
+		if !f.passes(stage) && !f.closed(stage) {
 			continue
 		}
 		if !f.closed(stage) {
@@ -116,8 +116,7 @@ func (f *factory) run(ctx workflow.Context) (schemas.RunReport, error) {
 	}
 	if f.spec.Gates.Release {
 		// What is released are the models, so that another model is another question.
-		digest := schemas.DigestOf([]any{f.sum(schemas.StageSFT).Digest, f.sum(schemas.StageRL).Digest, report.Evaluation})
-		if err := f.gate(ctx, schemas.GateRelease, digest, "May the models be released? The report is at "+report.HTML+"."); err != nil {
+		if err := f.gate(ctx, schemas.GateRelease, schemas.DigestOf(append(f.models(), report.Evaluation)), "May the models be released? The report is at "+report.HTML+"."); err != nil {
 			return f.ended(ctx, err)
 		}
 	}
@@ -319,6 +318,23 @@ func (f *factory) ended(ctx workflow.Context, err error) (schemas.RunReport, err
 		return schemas.RunReport{}, err
 	}
 	return report, nil
+}
+
+// passes reports whether the run passes stage: milestones are chosen only where prompts were
+// held out for it.
+func (f *factory) passes(stage schemas.Stage) bool {
+	return f.spec.Passes(stage) && (stage.Trained() == "" || schemas.HeldOut(f.carried.Sums) > 0)
+}
+
+// models are the digests of what was trained, and of what was chosen of it.
+func (f *factory) models() []any {
+	digests := []any{f.sum(schemas.StageSFT).Digest, f.sum(schemas.StageRL).Digest}
+	for _, stage := range []schemas.Stage{schemas.StageSFTGrade, schemas.StageRLGrade} {
+		if f.closed(stage) {
+			digests = append(digests, f.sum(stage).Digest)
+		}
+	}
+	return digests
 }
 
 func (f *factory) closed(stage schemas.Stage) bool {

@@ -44,7 +44,10 @@ type world struct {
 	// unreported is why no report can be written.
 	unreported error
 	note       string // of every stage
-	reports    []schemas.RunReport
+	// held has one prompt held out for dev, rather than be not the best, and training leave
+	// two milestones.
+	held    bool
+	reports []schemas.RunReport
 	// recorded is what the store has of what the stage took in which the run ends.
 	recorded *schemas.Usage
 }
@@ -87,7 +90,11 @@ func newWorld(t *testing.T) *world {
 		n := w.planned(r.Stage, expected(r))
 		l := schemas.Ledger{Planned: n, Kept: n}
 		if n > 1 {
-			l = schemas.Ledger{Planned: n, Kept: n - 1, Rejected: map[schemas.Reason]int64{schemas.ReasonNotBest: 1}}
+			reason := schemas.ReasonNotBest
+			if w.held && r.Stage == schemas.StagePrompts {
+				reason = schemas.ReasonDev
+			}
+			l = schemas.Ledger{Planned: n, Kept: n - 1, Rejected: map[schemas.Reason]int64{reason: 1}}
 		}
 		if _, ok := w.sums[r.Stage]; !ok {
 			w.sums[r.Stage] = l
@@ -119,7 +126,11 @@ func newWorld(t *testing.T) *world {
 	w.OnActivity(act.Manifest, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ManifestRequest) (schemas.StageSum, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage, Note: w.note}, nil
+		sum := schemas.StageSum{Stage: r.Stage, Tasks: 3, Digest: schemas.DigestOf(r.Stage), Ledger: w.sums[r.Stage], Usage: r.Usage, Note: w.note}
+		if w.held && (r.Stage == schemas.StageSFT || r.Stage == schemas.StageRL) {
+			sum.Milestones = 2
+		}
+		return sum, nil
 	})
 	w.OnActivity(act.Report, mock.Anything, mock.Anything).Return(func(_ context.Context, r activities.ReportRequest) (schemas.RunReport, error) {
 		w.mu.Lock()
@@ -163,6 +174,12 @@ func expected(r activities.PlanRequest) int64 {
 		return kept[schemas.StageCurate]
 	case schemas.StageRL:
 		return 8 * 2 * 4
+	case schemas.StageSFTSample, schemas.StageRLSample:
+		return 1 * (1 + 2) // what is held out, asked of the start and two milestones
+	case schemas.StageSFTGrade:
+		return kept[schemas.StageSFTSample]
+	case schemas.StageRLGrade:
+		return kept[schemas.StageRLSample]
 	case schemas.StageSample:
 		return 5 + 2 + 5 + 5
 	}
@@ -223,7 +240,7 @@ func TestRunPassesAllStages(t *testing.T) {
 		if tt.first == schemas.StagePrompts {
 			w.inputs.Generated, w.inputs.Unlabelled, w.inputs.Checks = 0, 0, 0
 		}
-		w.note = "look"
+		w.note, w.held = "look", true
 		report := w.run(t, tt.spec)
 		if report.State != schemas.StateCompleted {
 			t.Errorf("state is %q", report.State)
@@ -244,6 +261,44 @@ func TestRunPassesAllStages(t *testing.T) {
 		if !slices.Equal(report.Notes, []string{"look"}) {
 			t.Errorf("the stages' note became %q", report.Notes)
 		}
+	}
+}
+
+// Where nothing was held out, nobody chooses among milestones.
+func TestRunWithoutADevSplit(t *testing.T) {
+	skips := spec()
+	skips.Dev.Skip = true
+	for _, tt := range []struct {
+		name string
+		spec schemas.RunSpec
+		held bool
+	}{{"too few prompts", spec(), false}, {"skipped", skips, true}} {
+		w := newWorld(t)
+		w.held = tt.held
+		for _, s := range w.run(t, tt.spec).Stages {
+			if s.Stage.Trained() != "" {
+				t.Errorf("%s: the run passed stage %s", tt.name, s.Stage)
+			}
+		}
+	}
+}
+
+// The release gate asks again where another milestone was chosen.
+func TestTheReleaseGateJudgesTheChoice(t *testing.T) {
+	digests := map[schemas.Digest]bool{}
+	for _, held := range []bool{false, true} {
+		w := newWorld(t)
+		w.held = held
+		s := spec()
+		s.Gates.Release = true
+		w.RegisterDelayedCallback(func() {
+			digests[w.progress(t).Waiting.Digest] = true
+			w.SignalWorkflow("approve", schemas.Decision{Gate: schemas.GateRelease, By: "ann"})
+		}, time.Hour)
+		w.run(t, s)
+	}
+	if len(digests) != 2 {
+		t.Errorf("with and without a choice the gate judges %v", digests)
 	}
 }
 

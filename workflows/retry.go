@@ -93,6 +93,8 @@ func (f *factory) rewind(stage schemas.Stage) {
 	for _, s := range f.carried.Sums {
 		if !s.Stage.Before(stage) {
 			f.leave(s.Stage, s.Usage)
+			// What it came to may be something else now.
+			f.carried.Notes = slices.DeleteFunc(slices.Clone(f.carried.Notes), func(n string) bool { return n == s.Note })
 		}
 	}
 	f.carried.Open = nil

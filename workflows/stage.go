@@ -103,8 +103,11 @@ func (f *factory) planned(stage schemas.Stage) int64 {
 			n += f.carried.Inputs.Sampled[arm]
 		}
 		return n
-	case schemas.StageGrade:
-		return f.sum(schemas.StageSample).Ledger.Kept
+	case schemas.StageSFTSample, schemas.StageRLSample:
+		// Every milestone, and what the training began with.
+		return int64(f.sum(stage.Trained()).Milestones+1) * schemas.HeldOut(f.carried.Sums)
+	case schemas.StageSFTGrade, schemas.StageRLGrade, schemas.StageGrade:
+		return f.sum(stage.Samples()).Ledger.Kept
 	}
 	return 0
 }
@@ -388,7 +391,7 @@ func taskFailure(failure error) (f schemas.TaskFailure) {
 
 // taskActivity is the activity that does a stage's tasks.
 func taskActivity(stage schemas.Stage) any {
-	switch stage {
+	switch stage.Work() {
 	case schemas.StageGenerate:
 		return act.Generate
 	case schemas.StageClassify:

@@ -29,6 +29,7 @@ func TestMadePrompts(t *testing.T) {
 	spec.Prompts.Generate = schemas.GenerateSpec{Per: 6}
 	spec.Evaluate.Skip = true // the suite is what is imported here
 	spec.Quota = schemas.QuotaSpec{Accepted: 10}
+	spec.Dev.Skip = true // every prompt is counted
 	run := s.startRun("made", spec)
 
 	s.await("the middle of classify", 2*time.Minute, func() bool { return s.journaled() >= 250 })

@@ -99,6 +99,7 @@ func TestKilledRunEnds(t *testing.T) {
 	t.Run("readers", func(t *testing.T) { s.read(t, id) })
 	t.Run("resumed training lost no step", func(t *testing.T) { s.curveIsWhole(t, id) })
 	t.Run("models", func(t *testing.T) { s.models(t, id, report) })
+	t.Run("the best milestone went on", func(t *testing.T) { s.choice(t, id) })
 	t.Run("garbage", func(t *testing.T) { s.garbage(t) })
 	t.Run("again", func(t *testing.T) { s.again(t, id, report) })
 }
@@ -185,6 +186,25 @@ func (s *stack) curveIsWhole(t *testing.T, id schemas.RunID) {
 		if p.Step != i+1 {
 			t.Fatalf("point %d of the curve is step %d", i+1, p.Step)
 		}
+	}
+}
+
+// choice holds RL's beginning against what was chosen of SFT's milestones, which outlived
+// the killed trainer.
+func (s *stack) choice(t *testing.T, id schemas.RunID) {
+	var sft, graded, rl schemas.Manifest
+	for stage, m := range map[schemas.Stage]*schemas.Manifest{schemas.StageSFT: &sft, schemas.StageSFTGrade: &graded, schemas.StageRL: &rl} {
+		if err := shard.GetJSON(t.Context(), s.store, schemas.ManifestObject(id, stage), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var plan schemas.Plan
+	if err := shard.GetJSON(t.Context(), s.store, rl.Plan.Object, &plan); err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(sft.Milestones, func(m schemas.Milestone) bool { return m.Step == graded.Selection.Step })
+	if len(sft.Milestones) != 3 || at < 0 || sft.Milestones[at].Model.Digest != graded.Model.Digest || plan.Tasks[0].Model.Digest != graded.Model.Digest {
+		t.Errorf("of %+v %+v was chosen, and rl began with %+v", sft.Milestones, graded.Model, plan.Tasks[0].Model)
 	}
 }
 

@@ -95,10 +95,7 @@ func Wilson(hits, n int64, z float64) (low, high float64) {
 	if n == 0 {
 		return 0, 1
 	}
-	p, m := float64(hits)/float64(n), float64(n)
-	middle := (p + z*z/(2*m)) / (1 + z*z/m)
-	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
-	low, high = max(0, middle-half), min(1, middle+half)
+	low, high = wilson(float64(hits)/float64(n), float64(n), z)
 	// At the ends rounding may leave a hair's breadth.
 	if hits == 0 {
 		low = 0
@@ -107,6 +104,14 @@ func Wilson(hits, n int64, z float64) (low, high float64) {
 		high = 1
 	}
 	return low, high
+}
+
+// wilson is the interval of a share, or of any mean of m values between 0 and 1, for which it
+// is rather too wide: none of them vary more than those that are 0 or 1.
+func wilson(p, m, z float64) (low, high float64) {
+	middle := (p + z*z/(2*m)) / (1 + z*z/m)
+	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
+	return max(0, middle-half), min(1, middle+half)
 }
 
 // agreement counts every prompt once, though each arm's answer to it brings a

@@ -66,6 +66,9 @@ func (r *roots) look(ctx context.Context) error {
 		}
 	}
 	slices.Sort(r.importing)
+	if err := r.checkpoints(ctx); err != nil {
+		return err
+	}
 	return r.jobs(ctx)
 }
 
@@ -149,6 +152,35 @@ func (r *roots) jobs(ctx context.Context) error {
 	return errors.Join(listing, readers.Wait())
 }
 
+// checkpoints reads which milestones the jobs under way have stored: what resumes from a
+// checkpoint takes them to be there. A job that goes on meanwhile replaces its checkpoint by
+// one that lists them too.
+func (r *roots) checkpoints(ctx context.Context) error {
+	for {
+		replaced := false
+		for info, err := range r.store.List(ctx, "checkpoints/") {
+			if err != nil {
+				return err
+			}
+			p, ok := locate(info.Key)
+			if !ok || !r.has(p.name) || !strings.HasSuffix(info.Key, "/"+schemas.MilestonesFile) {
+				continue
+			}
+			err = root(ctx, r, info, "", r.milestones)
+			if schemas.KindOf(err) == schemas.NotFound {
+				replaced = true
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if !replaced {
+			return nil
+		}
+	}
+}
+
 // root reads an object and follows it, unless it did before. The same object may be
 // followed in several ways.
 func root[T any](ctx context.Context, r *roots, info shard.Info, way string, follow func(key string, v T) error) error {
@@ -210,7 +242,7 @@ func (r *roots) manifest(ctx context.Context, key string, m schemas.Manifest) er
 			return err
 		}
 	}
-	if err := r.model(key, m.Model); err != nil {
+	if err := errors.Join(r.model(key, m.Model), r.milestones(key, m.Milestones)); err != nil {
 		return err
 	}
 	if err := r.add(key, Plans, m.Plan.Object); err != nil {
@@ -267,7 +299,7 @@ func (r *roots) openPlan(key string, p schemas.Plan) error {
 			case schemas.OutputModel: // its job is named already
 				err = r.add(key, Checkpoints, "checkpoints/"+string(o.Key))
 			case schemas.OutputGenerated, schemas.OutputLabels, schemas.OutputMatches, schemas.OutputChecks,
-				schemas.OutputPrompts, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
+				schemas.OutputPrompts, schemas.OutputDev, schemas.OutputCompletions, schemas.OutputVerdicts, schemas.OutputExamples,
 				schemas.OutputRLPrompts, schemas.OutputRollouts, schemas.OutputGrades:
 				err = errors.Join(r.add(key, Shards, shard.Object(p.Stage, o.Key)), r.add(key, Batches, schemas.BatchesObject(o.Key)))
 			default:
@@ -304,7 +336,16 @@ func (r *roots) job(key string, j schemas.JobResult) error {
 	if schemas.JobObject(j.Key) != key {
 		return errors.New("it is no result of this job")
 	}
-	return r.model(key, &j.Model)
+	return errors.Join(r.model(key, &j.Model), r.milestones(key, j.Milestones))
+}
+
+func (r *roots) milestones(key string, milestones []schemas.Milestone) error {
+	for _, m := range milestones {
+		if err := r.model(key, &m.Model); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *roots) shards(key string, refs ...schemas.ShardRef) error {

@@ -59,6 +59,7 @@ type Training struct {
 	Seed     int64                   `json:"seed"`
 	Rewards  []schemas.ModelIdentity `json:"rewards,omitempty"` // the judges of rl
 	Model    schemas.Digest          `json:"model"`
+	Step     int                     `json:"step,omitempty"` // of the milestone that was chosen
 	Code     string                  `json:"code"`
 	// Own says that nothing was trained: the model is one of one's own.
 	Own bool `json:"own,omitempty"`
@@ -114,7 +115,8 @@ func Maker(ctx context.Context, s shard.Store, m Model) (Model, error) {
 		if err := shard.GetJSON(ctx, s, key, &manifest); err != nil {
 			return m, err
 		}
-		if manifest.Model != nil && manifest.Model.Digest == m.Digest {
+		milestone := func(x schemas.Milestone) bool { return x.Model.Digest == m.Digest }
+		if manifest.Model != nil && manifest.Model.Digest == m.Digest || slices.ContainsFunc(manifest.Milestones, milestone) {
 			return Model{Digest: m.Digest, Run: manifest.Run, Arm: schemas.Arm(manifest.Stage)}, nil
 		}
 	}
@@ -129,7 +131,12 @@ func (c *Card) made(ctx context.Context, s shard.Store) error {
 		}
 		var m schemas.Manifest
 		var plan schemas.Plan
-		err := shard.GetJSON(ctx, s, schemas.ManifestObject(c.Run, stage), &m)
+		var err error
+		if stage == schemas.StageSFT || stage == schemas.StageRL {
+			m, err = trained(ctx, s, c.Run, stage)
+		} else {
+			err = shard.GetJSON(ctx, s, schemas.ManifestObject(c.Run, stage), &m)
+		}
 		if schemas.KindOf(err) == schemas.NotFound {
 			continue // a run may begin behind it, or skip it
 		}
@@ -162,6 +169,9 @@ func (c *Card) made(ctx context.Context, s shard.Store) error {
 			}
 			if m.Model != nil {
 				t.Model = m.Model.Digest
+			}
+			if m.Selection != nil {
+				t.Step = m.Selection.Step
 			}
 			t.Own = len(plan.Tasks) > 0 && len(plan.Tasks[0].Outputs) == 0
 			c.Trained = append(c.Trained, t)

@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"precept/internal/shard"
@@ -93,8 +94,7 @@ func ofArm(ctx context.Context, s shard.Store, run schemas.RunID, arm schemas.Ar
 		m.Digest = base.Digest
 		return m, err
 	}
-	var manifest schemas.Manifest
-	err := shard.GetJSON(ctx, s, schemas.ManifestObject(run, schemas.Stage(arm)), &manifest)
+	manifest, err := trained(ctx, s, run, schemas.Stage(arm))
 	if schemas.KindOf(err) == schemas.NotFound || err == nil && manifest.Model == nil {
 		return m, schemas.Errorf(op, m.Name(), schemas.NotFound, "the run's stage %s has made no model", arm).
 			WithHint("See how far the run is: starter progress %s", schemas.ShellWord(string(run)))
@@ -103,6 +103,27 @@ func ofArm(ctx context.Context, s shard.Store, run schemas.RunID, arm schemas.Ar
 		return m, err
 	}
 	m.Digest = manifest.Model.Digest
+	return m, nil
+}
+
+// trained is the manifest of a training stage. Its model is the milestone that was chosen or, where none
+// was, the last weights.
+func trained(ctx context.Context, s shard.Store, run schemas.RunID, stage schemas.Stage) (m schemas.Manifest, err error) {
+	if err := shard.GetJSON(ctx, s, schemas.ManifestObject(run, stage), &m); err != nil {
+		return m, err
+	}
+	var graded schemas.Manifest
+	err = shard.GetJSON(ctx, s, schemas.ManifestObject(run, stage.Grades()), &graded)
+	if schemas.KindOf(err) == schemas.NotFound {
+		return m, nil
+	}
+	if err != nil || graded.Model == nil {
+		return m, err
+	}
+	// One of an earlier job is of no account.
+	if slices.ContainsFunc(m.Milestones, func(x schemas.Milestone) bool { return x.Model.Digest == graded.Model.Digest }) {
+		m.Model, m.Selection = graded.Model, graded.Selection
+	}
 	return m, nil
 }
 

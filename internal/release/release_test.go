@@ -358,6 +358,31 @@ func TestCard(t *testing.T) {
 	if raw, _, err := s.Get(t.Context(), "runs/first/report/card-rl.md"); err != nil || string(raw) != after {
 		t.Errorf("the stored card is %q, %v", raw, err)
 	}
+	// A milestone was chosen in place of the last weights.
+	best := stored(t, s, files("a milestone"))
+	rlManifest := schemas.ManifestObject("first", schemas.StageRL)
+	var m schemas.Manifest
+	if err := shard.GetJSON(t.Context(), s, rlManifest, &m); err != nil {
+		t.Fatal(err)
+	}
+	graded := schemas.Manifest{Model: &schemas.ModelRef{Digest: best}, Selection: &schemas.Selection{Step: 6}}
+	put(t, s, schemas.ManifestObject("first", schemas.StageRLGrade), graded)
+	if got, err := Find(t.Context(), s, "first"); err != nil || got.Digest != rl.Digest {
+		t.Errorf("the choice of an earlier job counts: %v, %v", got, err)
+	}
+	last := m
+	last.Milestones = []schemas.Milestone{{Step: 6, Model: *graded.Model}, {Step: 8, Model: *m.Model}}
+	put(t, s, rlManifest, last)
+	got, err := Find(t.Context(), s, "first")
+	if err != nil || got.Digest != best {
+		t.Errorf("the chosen milestone doesn't stand for the run: %v, %v", got, err)
+	}
+	has(card(got), "weights `"+string(best)+"` after step 6, the milestone that did best")
+	if d := cmp.Diff(card(got), card(Model{Digest: best})); d != "" {
+		t.Errorf("named by its digest, the milestone has another card:\n%s", d)
+	}
+	put(t, s, rlManifest, m)
+
 	report.Models[0].Model.Digest = models[schemas.ArmSFT]
 	put(t, s, schemas.RunObject("first", "report/report.json"), report)
 	if got := card(rl); got != before {

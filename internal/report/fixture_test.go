@@ -130,6 +130,25 @@ func fixture(text func(string) string) Data {
 			Rows: m.Ledger.Kept, Ledger: m.Ledger, Usage: m.Usage, Seconds: m.Finished.Sub(m.Started).Seconds(),
 		})
 	}
+	for _, stage := range []schemas.Stage{schemas.StageSFT, schemas.StageRL} {
+		var milestones []eval.DevGrades
+		for step := range 4 {
+			m := eval.DevGrades{Step: 33 * step}
+			for i := range 24 {
+				intent := schemas.Intents[i%3]
+				g := schemas.Grade{Suite: schemas.DevSuite, Arm: schemas.Arm(stage), PromptID: fmt.Sprint(i), Intent: intent, Category: "violence",
+					Action: schemas.ActionComply, JudgeExpects: schemas.ActionComply}
+				if i < 7*step {
+					g.Action, g.HasCoT, g.Cited, g.CoTVotes = schemas.ActionRefuse, true, "violence", []schemas.Vote{{Citation: int32(2 * step)}}
+				}
+				m.Grades = append(m.Grades, g)
+			}
+			milestones = append(milestones, m)
+		}
+		selection := eval.Select(stage, milestones)
+		selection.Grader, selection.SameJudge = "sim/sim-judge@1", true
+		report.Selections = append(report.Selections, selection)
+	}
 	for _, a := range schemas.Arms {
 		d := digest(string(a))
 		report.Models = append(report.Models, schemas.ArmModel{Arm: a, Model: schemas.ModelRef{Digest: d, Prefix: schemas.ModelPrefix(d)}})

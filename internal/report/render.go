@@ -31,6 +31,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"interval": interval,
 	"arm":      armName,
 	"meaning":  armMeaning,
+	"sentence": sentence,
 	"asked":    asked,
 	"next":     func(i int) int { return i + 1 },
 	"join":     func(s []string) string { return strings.Join(s, " ") },
@@ -73,6 +74,9 @@ type view struct {
 	ByCat    []categoryView
 	Check    *schemas.LabelCheck
 	Curves   []picture
+	DevHeads []string
+	DevRows  []milestoneView
+	DevPlots []picture
 	Samples  []sampleView
 	Examples []exampleView
 }
@@ -193,6 +197,15 @@ func newView(d Data) (view, error) {
 			return v, err
 		}
 		v.Curves = append(v.Curves, pics...)
+	}
+	if v.DevRows = milestoneViews(d.Report.Selections); len(v.DevRows) > 0 {
+		for _, f := range devFigures {
+			v.DevHeads = append(v.DevHeads, f.title)
+		}
+		var err error
+		if v.DevPlots, err = milestonePlots(d.Report.Selections); err != nil {
+			return v, err
+		}
 	}
 	v.ByStage, v.ByCat = byCategory(d)
 	for _, s := range d.Samples {

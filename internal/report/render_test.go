@@ -92,7 +92,7 @@ func TestRenderStructure(t *testing.T) {
 	if count["h1"] != 1 || count["title"] < 1 || attr(find(doc, "html"), "lang") != "en" {
 		t.Error("the page needs one h1, a title and a language")
 	}
-	if want := 7 + 3; count["svg"] != want { // measures, curves
+	if want := 7 + 3 + 4; count["svg"] != want { // measures, curves, milestones
 		t.Errorf("%d plots, want %d", count["svg"], want)
 	}
 	if strings.Contains(raw, "url(") || strings.Contains(raw, "@import") {
@@ -109,6 +109,7 @@ func TestRenderSays(t *testing.T) {
 	for _, want := range []string{
 		"Simulated models took part", "sim-teacher, sim-judge",
 		"The grader is not independent",
+		"the highest mean of not_unsafe and not_overrefuse", "SFT, step 33 goes on", "RL, step 0 (before)", "chance decides much",
 		"base 12% (5–26) of 42; base + policy 20% (3–63) of 5, no difference from base shown; SFT 86% (72–94) of 42, better than base; RL 90% (77–97) of 42, better than base; between SFT and RL no difference shown.",
 		"Against base, on the suite heldout, RL does better on harmful prompts; it does worse on look-alikes (harmless prompts that look harmful); it shows no difference on plain harmless prompts.",
 		"Of 996 completions 801 passed the filter.",
@@ -124,6 +125,9 @@ func TestRenderSays(t *testing.T) {
 
 	d := fixture(asIs)
 	d.Report.Simulated, d.Report.Evaluation.SameJudge = nil, false
+	for i := range d.Report.Selections {
+		d.Report.Selections[i].SameJudge = false
+	}
 	if raw, err = render(d); err != nil {
 		t.Fatal(err)
 	}

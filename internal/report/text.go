@@ -45,6 +45,9 @@ func Text(w io.Writer, r schemas.RunReport) error {
 			fmt.Fprintf(&b, "The grader reads the policy as the labels do for %d of %d %s prompts.\n", a.Agree, a.N, a.Intent)
 		}
 	}
+	for _, s := range r.Selections {
+		fmt.Fprintf(&b, "%s\n", sentence(s.Note()))
+	}
 	for _, c := range caveats(r) {
 		fmt.Fprintf(&b, "! %s\n", c)
 	}

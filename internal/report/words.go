@@ -369,7 +369,10 @@ func caveats(r schemas.RunReport) (out []string) {
 		out = append(out, "The grader's model also filtered or rewarded.")
 	}
 	for _, n := range r.Notes {
-		out = append(out, sentence(n))
+		// What was chosen has a section of its own.
+		if !slices.ContainsFunc(r.Selections, func(s schemas.Selection) bool { return s.Note() == n }) {
+			out = append(out, sentence(n))
+		}
 	}
 	return out
 }

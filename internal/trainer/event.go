@@ -11,6 +11,7 @@ const (
 	EventProgress    = "progress"
 	EventEvaluation  = "evaluation"
 	EventCheckpoint  = "checkpoint"
+	EventMilestone   = "milestone"
 	EventReady       = "ready"
 	EventDone        = "done"
 	EventInterrupted = "interrupted"
@@ -22,6 +23,7 @@ type Event struct {
 	Event           string             `json:"event"`
 	Step            int                `json:"step"`
 	TotalSteps      int                `json:"total_steps"`
+	Steps           int                `json:"steps"` // of a job that is done
 	Rows            int64              `json:"rows"`
 	HeldOut         int64              `json:"held_out"`
 	Loss            float64            `json:"loss"`

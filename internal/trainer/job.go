@@ -15,6 +15,7 @@ type Training struct {
 	TrainableLayers      int            `json:"trainable_layers"`
 	Lora                 *schemas.Lora  `json:"lora,omitempty"`
 	SaveSteps            int            `json:"save_steps"`
+	Milestones           int            `json:"milestones"`
 	Device               string         `json:"device"`
 	DType                string         `json:"dtype"`
 	ReportTo             []string       `json:"report_to,omitempty"`

@@ -59,6 +59,9 @@ class Training:
     save_steps: Positive = 10
     keep_checkpoints: Positive = 3
     """How many checkpoints stay on disk; the caller has this many save intervals to copy one elsewhere."""
+    milestones: Count = 0
+    """Models that are written on the way, to `<output>-<step>`, at equal shares of the steps; the last is the output.
+    0 means the output alone."""
     gradient_checkpointing: bool = False
     """Trades a third of the speed for memory."""
     processes: Positive = 1

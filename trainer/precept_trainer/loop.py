@@ -24,6 +24,7 @@ from transformers import (
 
 from precept_trainer import further
 from precept_trainer.job import Lora, Training
+from precept_trainer.milestones import Milestones
 from precept_trainer.model import decoder_layers, save
 from precept_trainer.protocol import EXIT_DONE, EXIT_INTERRUPTED, Events, JobError, StopRequest, invalid
 
@@ -265,6 +266,7 @@ def train(
     if stop:
         events.emit("interrupted", step=0, checkpoint=resumed or "")
         return EXIT_INTERRUPTED
+    trainer.add_callback(Milestones(job, trainer, tokenizer, events))
     trainer.add_callback(reporter)
     if patience is not None:
         trainer.add_callback(patience)

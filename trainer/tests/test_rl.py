@@ -54,10 +54,11 @@ def one_missing(count: int) -> list[float | None]:
 
 def test_trains_on_the_judges_rewards(model: Path, rl_data: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve(one_missing, failures=1)
-    events, code = call("rl", job(model, rl_data, tmp_path, server.url), tmp_path)
+    events, code = call("rl", job(model, rl_data, tmp_path, server.url, milestones=2), tmp_path)
 
     assert code == 0, events
     assert events[-1] == {**events[-1], "event": "done", "steps": 2}
+    assert [(e["step"], e["path"]) for e in events if e["event"] == "milestone"] == [(1, str(tmp_path / "out-1"))]
     assert [e["step"] for e in events if e["event"] == "checkpoint"] == [1, 2]
     progress = [e for e in events if e["event"] == "progress"]
     metrics = progress[0]["metrics"]
@@ -78,6 +79,8 @@ def test_trains_on_the_judges_rewards(model: Path, rl_data: Path, tmp_path: Path
     before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "out-1").state_dict()
+    assert any(not torch.equal(half[name], after[name]) for name in after)
 
 
 def test_resumes_between_two_generations(model: Path, rl_data: Path, tmp_path: Path, serve: Serve) -> None:
