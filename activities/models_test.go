@@ -72,7 +72,7 @@ func TestABaseOfTheHub(t *testing.T) {
 
 func TestNoTrainerSeesTheHubsToken(t *testing.T) {
 	t.Setenv("HF_TOKEN", "hush")
-	c := python(t, `env > "$here/env-$3"; echo '{"event":"start","total_steps":1,"rows":5}'; finish`)
+	c := python(t, `env > "$here/env-$3"; echo '{"event":"start","total_steps":1,"rows":5}'; milestone 1; last=1; finish`)
 	newWorld(t, imported(t, fivePrompts()...), options{trainer: c}).stages(append(dataStages, schemas.StageSFT)...)
 	if env := beside(t, c, "env-sft"); strings.Contains(env, "hush") {
 		t.Errorf("the trainer's environment is\n%s", env)
