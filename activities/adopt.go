@@ -282,7 +282,7 @@ func (a *Activities) adoptDataset(ctx context.Context, req AdoptRequest, inputs 
 	if d.suites, err = a.suites(ctx, inputs.Suites); err != nil {
 		return sum, err
 	}
-	dir, err := os.MkdirTemp(a.workRoot(), "dataset-*")
+	dir, err := os.MkdirTemp(a.work(), "dataset-*")
 	if err != nil {
 		return sum, schemas.E("import data set", "", schemas.Unavailable, err)
 	}

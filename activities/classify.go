@@ -45,7 +45,7 @@ func (p *planner) classify(ctx context.Context) ([]schemas.Task, error) {
 		return nil, err
 	}
 	c := classifying{planner: p, summaries: pol.Summaries()}
-	dir, err := os.MkdirTemp(p.workRoot(), "classify-*")
+	dir, err := os.MkdirTemp(p.work(), "classify-*")
 	if err != nil {
 		return nil, schemas.E("plan stage", string(p.Stage), schemas.Unavailable, err)
 	}

@@ -78,12 +78,10 @@ func (d devices) plan(dir string, j gpu.Job) (gpu.Plan, error) {
 	return gpu.NewPlan(d.list, m, j)
 }
 
-// roomiest is the device with most free memory, for what needs one: none on the CPU.
-func (d devices) roomiest() []gpu.Device {
-	if len(d.list) == 0 {
-		return nil
-	}
-	return []gpu.Device{slices.MaxFunc(d.list, func(x, y gpu.Device) int { return cmp.Compare(x.Free, y.Free) })}
+// roomiest are the n devices with most free memory: none on the CPU.
+func (d devices) roomiest(n int) []gpu.Device {
+	all := slices.SortedStableFunc(slices.Values(d.list), func(x, y gpu.Device) int { return cmp.Compare(y.Free, x.Free) })
+	return all[:min(n, len(all))]
 }
 
 // env is what a process needs that uses some of the devices.

@@ -14,8 +14,8 @@ import (
 	"precept/schemas"
 )
 
-// serving is a stand-in that says that models is the server it started.
-func serving(t *testing.T, models *models) trainer.Config {
+// servedBy is a stand-in that says that models is the server it started.
+func servedBy(t *testing.T, models *models) trainer.Config {
 	t.Helper()
 	return python(t, fmt.Sprintf(`
 echo '{"event":"ready","url":"%s/v1","model":"served"}'
@@ -58,7 +58,7 @@ func TestEvaluation(t *testing.T) {
 		}
 		return nil
 	})
-	c := serving(t, models)
+	c := servedBy(t, models)
 	w := newWorld(t, evaluated(t), options{models: models, trainer: c}).stages(dataStages...)
 	models.take()
 	w.stage(schemas.StageSample)
@@ -165,7 +165,7 @@ func TestAGradeThatIsLost(t *testing.T) {
 	})
 	spec := evaluated(t)
 	spec.Evaluate.Arms = []schemas.Arm{schemas.ArmBase}
-	w := newWorld(t, spec, options{models: models, trainer: serving(t, models)}).stages(append(dataStages, schemas.StageSample, schemas.StageGrade)...)
+	w := newWorld(t, spec, options{models: models, trainer: servedBy(t, models)}).stages(append(dataStages, schemas.StageSample, schemas.StageGrade)...)
 	want := ledger(3, map[schemas.Reason]int64{schemas.ReasonMalformedVerdict: 1})
 	if d := cmp.Diff(want, w.sums[5].Ledger); d != "" {
 		t.Errorf("ledger (- want, + got):\n%s", d)
@@ -229,7 +229,7 @@ func TestTheSameJudgeIsTold(t *testing.T) {
 			spec := evaluated(t)
 			spec.Evaluate.Grader = schemas.RoleOf(grader)
 			spec.Evaluate.Arms = []schemas.Arm{schemas.ArmBase}
-			w := newWorld(t, spec, options{models: models, trainer: serving(t, models)}).stages(append(dataStages, schemas.StageSample, schemas.StageGrade)...)
+			w := newWorld(t, spec, options{models: models, trainer: servedBy(t, models)}).stages(append(dataStages, schemas.StageSample, schemas.StageGrade)...)
 			got, err := call[schemas.RunReport](w, w.Report, ReportRequest{Run: w.run, Spec: w.spec, Inputs: w.inputs, Sums: w.sums})
 			if err != nil {
 				t.Fatal(err)

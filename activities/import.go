@@ -241,7 +241,7 @@ const (
 
 // importFiles reads, checks and copies files.
 func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, builtin fs.FS, p *policy.Policy, limit int, use use) (out []schemas.Input, err error) {
-	dir, err := os.MkdirTemp(a.workRoot(), "import-*")
+	dir, err := os.MkdirTemp(a.work(), "import-*")
 	if err != nil {
 		return nil, schemas.E("import", "", schemas.Unavailable, err)
 	}

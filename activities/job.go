@@ -168,7 +168,7 @@ func (j *job) run(ctx context.Context, command string, spec schemas.TrainerSpec,
 		return ref, err
 	}
 	j.beat.say("storing the model")
-	ref = schemas.ModelRef{Base: j.Model.Base, Metrics: done.Metrics}
+	ref = schemas.ModelRef{Base: j.Model.Base, Commit: j.Model.Commit, Metrics: done.Metrics}
 	if ref.Digest, err = shard.PutFolder(ctx, j.store, done.Path, schemas.ModelPrefix); err != nil {
 		return ref, err
 	}

@@ -26,7 +26,7 @@ func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, su
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(a.workRoot(), "mix-*")
+	dir, err := os.MkdirTemp(a.work(), "mix-*")
 	if err != nil {
 		return nil, schemas.E("import", "", schemas.Unavailable, err)
 	}
@@ -73,7 +73,7 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 	if err != nil {
 		return nil, 0, err
 	}
-	dir, err := os.MkdirTemp(p.workRoot(), "mix-*")
+	dir, err := os.MkdirTemp(p.work(), "mix-*")
 	if err != nil {
 		return nil, 0, schemas.E("mix data", "", schemas.Unavailable, err)
 	}

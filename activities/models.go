@@ -3,18 +3,21 @@ package activities
 import (
 	"cmp"
 	"context"
+	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"precept/internal/serving"
 	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
 )
 
 // base resolves the spec's base model to stored weights: a folder on this worker,
-// an s3:// prefix, a Hugging Face name that the configuration maps to a folder,
-// or one that the trainer fetches.
+// an s3:// prefix, or a Hugging Face name, which the configuration maps to a folder or to a
+// mirror, or which the trainer fetches.
 func (a *Activities) base(ctx context.Context, name string) (ref schemas.ModelRef, err error) {
 	const op = "resolve base model"
 	if known, ok := a.bases[name]; ok {
@@ -27,24 +30,31 @@ func (a *Activities) base(ctx context.Context, name string) (ref schemas.ModelRe
 	dir := name
 	switch {
 	case strings.HasPrefix(name, "s3://"):
-		if dir, err = a.download(ctx, name); err != nil {
-			return ref, err
-		}
+		dir, err = a.download(ctx, name)
 	case isDir(name):
 	case a.config.Models[name] != "":
 		if dir = a.config.Models[name]; !isDir(dir) {
-			return ref, schemas.Errorf(op, name, schemas.NotFound, "the worker's configuration maps it to %s, where nothing is", dir).
+			err = schemas.Errorf(op, name, schemas.NotFound, "the worker's configuration maps it to %s, where nothing is", dir).
 				WithHint("Put the model there, or mend models in the configuration.")
 		}
+	case strings.HasPrefix(name, "pypi:"):
+		dir, ref.Commit, err = a.fetch(ctx, name, schemas.HubModel{Repo: name})
 	default:
-		dir = a.work("base", schemas.DigestOf(name).Short())
-		if !isDir(dir) {
-			job := map[string]any{"kind": "base", "source": name, "output": dir}
-			if _, err := trainer.Run(ctx, a.config.Trainer, "base", a.work("jobs", "base-"+schemas.DigestOf(name).Short()), job,
-				func(trainer.Event) error { return nil }); err != nil {
-				return ref, err
-			}
+		var m schemas.HubModel
+		if m, err = schemas.ParseHubModel(name); err != nil {
+			return ref, err
 		}
+		if mirror := a.config.Trainer.Mirror; mirror != "" {
+			dir, err = a.download(ctx, strings.TrimSuffix(mirror, "/")+"/"+m.Repo+"/"+cmp.Or(m.Revision, "main"))
+		} else {
+			dir, ref.Commit, err = a.fetch(ctx, name, m)
+		}
+	}
+	if err == nil {
+		err = serving.CheckWeights(dir)
+	}
+	if err != nil {
+		return ref, err
 	}
 	if ref.Digest, err = shard.PutFolder(ctx, a.store, dir, schemas.ModelPrefix); err != nil {
 		return ref, err
@@ -53,43 +63,102 @@ func (a *Activities) base(ctx context.Context, name string) (ref schemas.ModelRe
 	return ref, nil
 }
 
+// fetch has the trainer fetch a model, once. It tells the commit that it came at.
+func (a *Activities) fetch(ctx context.Context, name string, m schemas.HubModel) (dir, commit string, err error) {
+	digest := schemas.DigestOf(name).Short()
+	dir = a.work("base", digest)
+	record := dir + ".commit"
+	if isDir(dir) {
+		raw, err := os.ReadFile(record)
+		if err != nil && !os.IsNotExist(err) {
+			return "", "", schemas.E("fetch base model", name, schemas.Unavailable, err)
+		}
+		return dir, string(raw), nil
+	}
+	job := trainer.Base{Kind: "base", Source: m.Repo, Revision: m.Revision, Output: dir}
+	done, err := trainer.Run(ctx, a.config.Trainer, "base", a.work("jobs", "base-"+digest), job,
+		func(trainer.Event) error { return nil }, a.config.Trainer.HubEnvironment()...)
+	if err != nil {
+		return "", "", err
+	}
+	if err := os.WriteFile(record, []byte(done.Commit), 0o644); err != nil {
+		return "", "", schemas.E("fetch base model", name, schemas.Unavailable, err)
+	}
+	return dir, done.Commit, nil
+}
+
 // download copies an s3:// prefix of loose files to a work folder.
 func (a *Activities) download(ctx context.Context, uri string) (string, error) {
 	store, prefix, err := a.openURI(ctx, uri)
 	if err != nil {
 		return "", err
 	}
-	prefix = strings.TrimSuffix(prefix, "/") + "/"
 	dir := a.work("base", schemas.DigestOf(uri).Short())
-	// What is gone at the source must not stay here.
-	if err := os.RemoveAll(dir); err != nil {
-		return "", schemas.E("download model", uri, schemas.Unavailable, err)
+	return dir, mirror(ctx, store, strings.TrimSuffix(prefix, "/")+"/", uri, dir)
+}
+
+// mirror makes dir hold what lies under a prefix now. What is there already and is still the
+// same at the source stays.
+func mirror(ctx context.Context, store shard.Store, prefix, uri, dir string) error {
+	const op = "download model"
+	record := dir + ".etags"
+	had, has := map[string]string{}, map[string]string{}
+	if raw, err := os.ReadFile(record); err == nil {
+		_ = json.Unmarshal(raw, &had) // what can't be read is fetched again
 	}
-	files := 0
 	for info, err := range store.List(ctx, prefix) {
 		if err != nil {
-			return "", err
+			return err
 		}
 		name := strings.TrimPrefix(info.Key, prefix)
 		if name == "index.json" {
 			continue // another store's own index
 		}
+		if !filepath.IsLocal(filepath.FromSlash(name)) {
+			return schemas.Errorf(op, uri, schemas.InvalidInput, "key %q leaves its folder", info.Key)
+		}
+		has[name] = info.ETag
+	}
+	if len(has) == 0 {
+		return schemas.Errorf(op, uri, schemas.InvalidInput, "nothing lies there").
+			WithHint("Copy the model there: its safetensors, JSON and text files.")
+	}
+	// What is gone at the source, or was cut off on its way, must not stay here.
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(dir, path)
+			if name = filepath.ToSlash(name); err != nil || has[name] != "" && has[name] == had[name] {
+				return err
+			}
+			return os.Remove(path)
+		})
+	}
+	if err != nil {
+		return schemas.E(op, uri, schemas.Unavailable, err)
+	}
+	for name := range has {
 		path := filepath.Join(dir, filepath.FromSlash(name))
-		if !strings.HasPrefix(path, dir+string(filepath.Separator)) {
-			return "", schemas.Errorf("download model", uri, schemas.InvalidInput, "key %q leaves its folder", info.Key)
+		if _, err := os.Stat(path); err == nil {
+			continue
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return "", schemas.E("download model", uri, schemas.Unavailable, err)
+		info, err := store.GetFile(ctx, prefix+name, path)
+		if err != nil {
+			return err
 		}
-		if _, err := store.GetFile(ctx, info.Key, path); err != nil {
-			return "", err
-		}
-		files++
+		has[name] = info.ETag
 	}
-	if files == 0 {
-		return "", schemas.Errorf("download model", uri, schemas.InvalidInput, "nothing lies there")
+	raw, err := json.Marshal(has)
+	if err == nil {
+		err = os.WriteFile(record, raw, 0o644)
 	}
-	return dir, nil
+	if err != nil {
+		return schemas.E(op, uri, schemas.Unavailable, err)
+	}
+	return nil
 }
 
 // local returns a folder on this worker that holds a stored model.
@@ -98,17 +167,8 @@ func (a *Activities) local(ctx context.Context, ref schemas.ModelRef) (string, e
 	return dir, shard.GetFolder(ctx, a.store, ref.Prefix, dir)
 }
 
-// workRoot is the worker's folder for jobs, which it makes.
-func (a *Activities) workRoot() string {
-	dir := cmp.Or(a.config.Trainer.WorkDir, os.TempDir())
-	_ = os.MkdirAll(dir, 0o755) // who uses it fails and says why
-	return dir
-}
-
 // work is a path in the worker's folder for jobs. What lies there may be lost.
-func (a *Activities) work(parts ...string) string {
-	return filepath.Join(append([]string{a.workRoot()}, parts...)...)
-}
+func (a *Activities) work(parts ...string) string { return a.config.Trainer.Work(parts...) }
 
 func isDir(path string) bool {
 	info, err := os.Stat(path)

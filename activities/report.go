@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"precept/internal/eval"
+	"precept/internal/release"
 	"precept/internal/report"
 	"precept/internal/shard"
 	"precept/schemas"
@@ -94,7 +95,10 @@ func (a *Activities) report(ctx context.Context, req ReportRequest) (r schemas.R
 	if _, err := a.store.Put(ctx, r.HTML, page.Bytes(), shard.PutOptions{ContentType: "text/html; charset=utf-8"}); err != nil {
 		return r, err
 	}
-	return r, shard.PutJSON(ctx, a.store, r.JSON, r, shard.PutOptions{})
+	if err := shard.PutJSON(ctx, a.store, r.JSON, r, shard.PutOptions{}); err != nil {
+		return r, err
+	}
+	return r, release.Put(ctx, a.store, req.Run)
 }
 
 // armsOf tells which weights each arm was.

@@ -8,7 +8,7 @@ import (
 
 	"precept/internal/llm"
 	"precept/internal/policy"
-	"precept/internal/trainer"
+	"precept/internal/serving"
 	"precept/schemas"
 )
 
@@ -108,23 +108,26 @@ func (a *Activities) Sample(ctx context.Context, req TaskRequest) (schemas.TaskR
 			return err
 		}
 		defer devices.release(ctx)
+		needs := 1
+		if a.config.Serving.Server == serving.VLLM {
+			needs = len(devices.list) // its flags say over how many it spreads a model
+		}
 		w.beat.say("loading the model")
-		serving, end := w.untilStop(ctx)
+		running, end := w.untilStop(ctx)
 		defer end()
-		p, err := trainer.Start(serving, a.config.Trainer, "serve", a.work("jobs", string(w.Outputs[0].Key)), trainer.Serve{
-			Kind: "serve", Model: dir, Host: "127.0.0.1", Device: "auto", MaxBatch: atOnce, Name: w.Model.Digest.Short(),
-		}, devices.env(devices.roomiest())...)
+		server, err := serving.Start(running, a.config.Serving, a.config.Trainer, a.work("jobs", string(w.Outputs[0].Key)), serving.Job{
+			Folder: dir, Name: w.Model.Digest.Short(), AtOnce: atOnce, GPU: len(devices.list) > 0, Env: devices.env(devices.roomiest(needs)),
+		})
 		if err != nil {
 			return err
 		}
-		defer func() { end(); _ = p.Wait() }()
-		ready, err := p.Ready(ctx, 10*time.Minute)
-		if err != nil {
-			return err
+		defer server.Stop()
+		if server.Kind != serving.Precept {
+			atOnce = served // it batches by itself, and reads what requests share once
 		}
 		w.beat.say("")
 		client, err := llm.NewClient(llm.Endpoint{
-			Name: string(w.Arm), BaseURL: ready.URL, Model: ready.Model, Weights: w.Model.Digest,
+			Name: string(w.Arm), BaseURL: server.URL, Model: server.Model, Extra: server.Extra, Weights: w.Model.Digest,
 			MaxInFlight: atOnce, Timeout: 15 * time.Minute, JSONMode: llm.JSONNone,
 		}, llm.Options{Journal: a.journal})
 		if err != nil {

@@ -142,7 +142,7 @@ func (j *job) storeMilestone(ctx context.Context, m folder) error {
 	if err != nil {
 		return err
 	}
-	ref := schemas.ModelRef{Base: j.Model.Base, Digest: digest, Prefix: schemas.ModelPrefix(digest)}
+	ref := schemas.ModelRef{Base: j.Model.Base, Commit: j.Model.Commit, Digest: digest, Prefix: schemas.ModelPrefix(digest)}
 	j.milestones = append(j.milestones, schemas.Milestone{Step: m.step, Model: ref})
 	if err := os.RemoveAll(m.dir); err != nil {
 		return schemas.E("save milestone", m.dir, schemas.Unavailable, err)

@@ -53,6 +53,29 @@ func ParseHubPath(path string) (h HubPath, err error) {
 	return h, nil
 }
 
+// HubModel names a model on the Hugging Face Hub. Revision is a commit, a branch or a tag; empty
+// is what stands for the newest.
+type HubModel struct {
+	Repo     string // OWNER/NAME, or NAME
+	Revision string
+}
+
+var (
+	hubModel    = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	hubRevision = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
+)
+
+// ParseHubModel reads OWNER/NAME or OWNER/NAME@REVISION.
+func ParseHubModel(name string) (m HubModel, err error) {
+	repo, revision, pinned := strings.Cut(name, "@")
+	if !hubModel.MatchString(repo) || strings.Contains(repo, "..") ||
+		pinned && (!hubRevision.MatchString(revision) || strings.Contains(revision, "..") || strings.Contains(revision, "//") || strings.HasSuffix(revision, "/")) {
+		return m, Errorf("read name of model", name, InvalidInput, "it names neither a folder on the worker nor a model of the Hub").
+			WithHint("Write it as OWNER/NAME or OWNER/NAME@REVISION, with a commit, branch or tag as REVISION.")
+	}
+	return HubModel{repo, revision}, nil
+}
+
 // At is the path of one file at a commit.
 func (h HubPath) At(commit, file string) string {
 	return HubScheme + "datasets/" + h.Repo + "@" + commit + "/" + file

@@ -34,3 +34,22 @@ func TestParseHubPath(t *testing.T) {
 		}
 	}
 }
+
+func TestParseHubModel(t *testing.T) {
+	for name, want := range map[string]HubModel{
+		"gpt2":             {"gpt2", ""},
+		"a/b":              {"a/b", ""},
+		"a/b@v1.0":         {"a/b", "v1.0"},
+		"a/b@refs/pr/3":    {"a/b", "refs/pr/3"},
+		"a/b-c_d.e@c0ffee": {"a/b-c_d.e", "c0ffee"},
+	} {
+		if got, err := ParseHubModel(name); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"", "/a/b", "./a", "a/b/c", "a/b@", "a/b@../c", "a/b@x/", "a/b@x//y", "a/b@-x", "a/..", "a b"} {
+		if got, err := ParseHubModel(name); KindOf(err) != InvalidInput {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}

@@ -21,6 +21,7 @@ type ModelRef struct {
 	Digest  Digest             `json:"digest"`
 	Prefix  string             `json:"prefix"`
 	Base    string             `json:"base,omitempty"`
+	Commit  string             `json:"commit,omitempty"` // of Base, where it came from a hub
 	Metrics map[string]float64 `json:"metrics,omitempty"`
 }
 

@@ -26,7 +26,7 @@ type RunSpec struct {
 	Filter     FilterSpec     `json:"filter,omitzero"`
 	Quota      QuotaSpec      `json:"quota,omitzero"`
 	Curate     CurateSpec     `json:"curate,omitzero"`
-	Base       string         `json:"base,omitempty" jsonschema:"default=HuggingFaceTB/SmolLM2-135M-Instruct,description=The policy model before training: a Hugging Face name\\, a local folder or an s3:// URI"`
+	Base       string         `json:"base,omitempty" jsonschema:"default=HuggingFaceTB/SmolLM2-135M-Instruct,description=The policy model before training: a Hugging Face name (OWNER/NAME or OWNER/NAME@REVISION)\\, a local folder or an s3:// URI"`
 	SFT        SFTSpec        `json:"sft,omitzero"`
 	RL         RLSpec         `json:"rl,omitzero"`
 	Dev        DevSpec        `json:"dev,omitzero"`

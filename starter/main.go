@@ -142,7 +142,8 @@ and the profiles of temporal.toml. The store is named by --config.
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.checkCommand(), a.startCommand(), a.watchCommand(), a.progressCommand(),
 		a.reportCommand(), a.peekCommand(), a.explainCommand(), a.exportCommand(), a.diffCommand(),
-		a.gcCommand(), a.retryCommand(), a.budgetCommand(), a.estimateCommand(), a.calibrateCommand(), a.policyCommand(), a.tryCommand())
+		a.gcCommand(), a.retryCommand(), a.budgetCommand(), a.estimateCommand(), a.calibrateCommand(), a.policyCommand(), a.tryCommand(),
+		a.pullCommand(), a.serveCommand(), a.chatCommand())
 	for _, d := range decisions {
 		root.AddCommand(a.decideCommand(d))
 	}

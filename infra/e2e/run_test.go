@@ -98,6 +98,7 @@ func TestKilledRunEnds(t *testing.T) {
 	}
 	t.Run("readers", func(t *testing.T) { s.read(t, id) })
 	t.Run("resumed training lost no step", func(t *testing.T) { s.curveIsWhole(t, id) })
+	t.Run("models", func(t *testing.T) { s.models(t, id, report) })
 	t.Run("the best milestone went on", func(t *testing.T) { s.choice(t, id) })
 	t.Run("garbage", func(t *testing.T) { s.garbage(t) })
 	t.Run("again", func(t *testing.T) { s.again(t, id, report) })
@@ -131,6 +132,46 @@ func (s *stack) read(t *testing.T, id schemas.RunID) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("%s", out)
+}
+
+// models fetches what the run trained, and talks to it beside its base.
+func (s *stack) models(t *testing.T, id schemas.RunID, report schemas.RunReport) {
+	starter := func(in string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(s.bin("starter"), append(args, "--config", s.write("worker.json", s.config))...)
+		cmd.Env, cmd.Dir, cmd.Stdin = s.env, s.root, strings.NewReader(in)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("starter %v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	dir := filepath.Join(t.TempDir(), "model")
+	t.Log(starter("", "pull", string(id), dir))
+	raw, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	card := string(raw)
+	if stored, _, err := s.store.Get(t.Context(), schemas.RunObject(id, "report/card-rl.md")); err != nil || string(stored) != card {
+		t.Errorf("the stored card is another one: %v\n%s", err, stored)
+	}
+	for _, m := range report.Models {
+		if m.Arm == schemas.ArmRL && !strings.Contains(card, "| weights | `"+string(m.Model.Digest)+"` |") {
+			t.Errorf("it isn't the model that was evaluated as %s", m.Model.Digest)
+		}
+	}
+	for _, part := range []string{"Simulated, not language models", "--reasoning-parser olmo3", "| rl |", "| teacher | `simllm/sim-teacher@1` |"} {
+		if !strings.Contains(card, part) {
+			t.Errorf("the card lacks %q:\n%s", part, card)
+		}
+	}
+	said := starter("How are you?\n", "chat", string(id)+"/base", string(id), "--max-tokens", "4")
+	for _, part := range []string{"> How are you?\n", "── " + string(id) + "/base\n", "── " + string(id) + "/rl\n"} {
+		if !strings.Contains(said, part) {
+			t.Errorf("the chat lacks %q:\n%s", part, said)
+		}
+	}
 }
 
 func (s *stack) curveIsWhole(t *testing.T, id schemas.RunID) {

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +11,9 @@ import (
 	"time"
 
 	"precept/internal/policy/policytest"
+	"precept/internal/serving"
 	"precept/internal/shard"
+	"precept/internal/trainer"
 	"precept/schemas"
 )
 
@@ -123,17 +124,19 @@ func (s *stack) completions(t *testing.T, run schemas.RunID) (all []schemas.Comp
 	return all
 }
 
-// transformers starts transformers' server over the small base model.
+// transformers starts transformers' server over the small base model, as a worker does.
 func (s *stack) transformers() map[string]any {
 	s.Helper()
-	port := freePort(s.T)
-	model := filepath.Join(s.root, ".precept/models/SmolLM2-135M-Instruct")
-	s.env = append(s.env, "HF_HUB_OFFLINE=1", "OMP_WAIT_POLICY=PASSIVE")
-	s.start("transformers", filepath.Join(s.root, ".precept/venv/bin/transformers"), "serve", model, "--device", "cpu", "--host", "127.0.0.1", "--port", fmt.Sprint(port))
-	url := fmt.Sprintf("http://127.0.0.1:%d", port)
-	s.await("transformers' server", 3*time.Minute, func() bool { return up(url + "/health") })
+	python := filepath.Join(s.root, ".precept/venv/bin/python")
+	server, err := serving.Start(s.Context(), serving.Config{Server: serving.Transformers, Flags: []string{"--device", "cpu"}},
+		trainer.Config{Python: python, Grace: schemas.Duration(20 * time.Second)}, filepath.Join(s.dir, "transformers"),
+		serving.Job{Folder: filepath.Join(s.root, ".precept/models/SmolLM2-135M-Instruct"), Name: "smollm2"})
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(server.Stop)
 	return map[string]any{
-		"base_url": url + "/v1", "model": model, "provider": "transformers", "revision": "1",
+		"base_url": server.URL, "model": server.Model, "provider": "transformers", "revision": "1",
 		"max_in_flight": 2, "json_mode": "none", "timeout": "5m",
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"precept/internal/gpu"
 	"precept/internal/llm"
+	"precept/internal/serving"
 	"precept/internal/shard"
 	"precept/internal/trainer"
 	"precept/schemas"
@@ -28,6 +29,7 @@ type Config struct {
 	// Models maps a Hugging Face name to a local folder that holds it.
 	Models  map[string]string `json:"models"`
 	Trainer trainer.Config    `json:"trainer"`
+	Serving serving.Config    `json:"serving"`
 	GPU     gpu.Config        `json:"gpu"`
 }
 
@@ -77,6 +79,9 @@ func Load(path string) (Config, error) {
 	}
 	if c.Store.Bucket == "" {
 		return c, schemas.Errorf(op, path, schemas.InvalidInput, "store.bucket is missing")
+	}
+	if err := c.Serving.Check(); err != nil {
+		return c, schemas.E(op, path, schemas.InvalidInput, err)
 	}
 	for name, e := range c.Endpoints {
 		e.Name = name

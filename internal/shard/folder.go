@@ -60,6 +60,26 @@ func (f Folder) check() error {
 	return nil
 }
 
+// Is reports whether the file is at a path on this machine, to the byte.
+func (f File) Is(path string) bool {
+	if stat, err := os.Stat(path); err != nil || !stat.Mode().IsRegular() || stat.Size() != f.Size {
+		return false
+	}
+	digest, _, err := digestFile(path)
+	return err == nil && digest == f.Digest
+}
+
+// Differs names the first file of f that dir lacks or has otherwise, or is empty. Other files
+// in dir don't count.
+func (f Folder) Differs(dir string) string {
+	for _, file := range f.Files {
+		if !file.Is(filepath.Join(dir, filepath.FromSlash(file.Path))) {
+			return file.Path
+		}
+	}
+	return ""
+}
+
 // FolderDigest is the digest that dir is stored under.
 func FolderDigest(dir string) (schemas.Digest, error) {
 	f, err := scan(dir)

@@ -30,6 +30,7 @@ type Event struct {
 	Metrics         map[string]float64 `json:"metrics"`
 	TokensPerSecond float64            `json:"tokens_per_second"`
 	Path            string             `json:"path"`
+	Commit          string             `json:"commit"`
 	URL             string             `json:"url"`
 	Model           string             `json:"model"`
 	Kind            string             `json:"kind"`

@@ -70,6 +70,14 @@ type Reward struct {
 	Weights schemas.RewardWeights `json:"weights"`
 }
 
+// Base is the job that fetches a base model.
+type Base struct {
+	Kind     string `json:"kind"`
+	Source   string `json:"source"`
+	Revision string `json:"revision"`
+	Output   string `json:"output"`
+}
+
 // Serve is the job of a model server on loopback.
 type Serve struct {
 	Kind     string `json:"kind"`

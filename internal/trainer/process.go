@@ -2,22 +2,20 @@ package trainer
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/sourcegraph/conc/pool"
-
+	"precept/internal/process"
 	"precept/schemas"
 )
 
@@ -31,6 +29,12 @@ type Config struct {
 	WorkDir string `json:"work_dir"`
 	// Grace is how long a process may take to leave a checkpoint. Defaults to 2m.
 	Grace schemas.Duration `json:"grace"`
+	// HubTokenEnv names the environment variable that holds a token for the Hugging Face Hub. Only the
+	// process that fetches a base model is given it. Defaults to HF_TOKEN.
+	HubTokenEnv string `json:"hub_token_env"`
+	// Mirror is an s3:// prefix that base models are taken from in the Hub's place, as
+	// OWNER/NAME/REVISION/, with main where a run names no revision.
+	Mirror string `json:"mirror"`
 	// Threads bounds the CPU threads. 0 leaves it to torch.
 	Threads int `json:"threads"`
 	// Secrets name the variables of the worker's environment that a job gets which reports
@@ -48,14 +52,28 @@ func (c Config) Named() (env []string) {
 	return env
 }
 
+// Work is a path in the folder for jobs, which is made. What lies there may be lost.
+func (c Config) Work(parts ...string) string {
+	dir := cmp.Or(c.WorkDir, os.TempDir())
+	_ = os.MkdirAll(dir, 0o755) // who uses it fails and says why
+	return filepath.Join(append([]string{dir}, parts...)...)
+}
+
+// HubEnvironment is what a process needs beside that fetches from the Hub.
+func (c Config) HubEnvironment() (env []string) {
+	if token := strings.TrimSpace(os.Getenv(cmp.Or(c.HubTokenEnv, "HF_TOKEN"))); token != "" {
+		env = append(env, "HF_TOKEN="+token)
+	}
+	if endpoint := os.Getenv("HF_ENDPOINT"); endpoint != "" {
+		env = append(env, "HF_ENDPOINT="+endpoint)
+	}
+	return env
+}
+
 // Process is a running job.
 type Process struct {
-	cmd    *exec.Cmd
-	others []*exec.Cmd // the ranks above 0
+	*process.Process
 	events chan Event
-	log    string
-	done   chan struct{}
-	err    error
 }
 
 // Start starts `python -m precept_trainer <command>` on a job in the folder dir,
@@ -78,127 +96,23 @@ func Start(ctx context.Context, c Config, command, dir string, job any, env ...s
 	if err := os.WriteFile(path, raw, 0o644); err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
-	logPath := filepath.Join(dir, command+".log")
-	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, schemas.E(op, command, schemas.Unavailable, err)
-	}
-
-	args := []string{"-m", "precept_trainer", command, "--job", path}
 	ranks, err := ranksOf(job)
 	if err != nil {
-		log.Close()
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
-	cmd := exec.CommandContext(ctx, c.Python, args...)
-	cmd.Env = slices.Concat(c.environment(), env, ranks[0])
-	cmd.Stderr = log
-	cmd.SysProcAttr = attributes()
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = time.Duration(c.Grace)
-	if cmd.WaitDelay == 0 {
-		cmd.WaitDelay = 2 * time.Minute
+	env = slices.Concat(c.Environment(), env)
+	for i := range ranks {
+		ranks[i] = slices.Concat(env, ranks[i])
 	}
-	stdout, err := cmd.StdoutPipe()
+	p := &Process{events: make(chan Event, 64)}
+	p.Process, err = process.Start(ctx, process.Program{
+		Path: c.Python, Args: []string{"-m", "precept_trainer", command, "--job", path}, Env: ranks[0], Others: ranks[1:],
+		Log: filepath.Join(dir, command+".log"), Read: p.read, Grace: time.Duration(c.Grace), Asked: interrupted,
+	})
 	if err != nil {
-		log.Close()
-		return nil, schemas.E(op, command, schemas.Internal, err)
-	}
-
-	p := &Process{cmd: cmd, events: make(chan Event, 64), log: logPath, done: make(chan struct{})}
-	for _, rank := range ranks[1:] {
-		other := exec.Command(c.Python, args...) // the first one's context ends the group
-		other.Env = slices.Concat(c.environment(), env, rank)
-		other.Stdout, other.Stderr = log, log
-		p.others = append(p.others, other)
-	}
-	started := make(chan error)
-	go func() {
-		// The kernel kills the process when the thread that started it ends, so
-		// this one stays until the process is gone.
-		runtime.LockOSThread()
-		defer close(p.done)
-		defer log.Close()
-		err := p.start()
-		started <- err
-		if err != nil {
-			return
-		}
-		others := p.waitForOthers()
-		read := p.read(bufio.NewScanner(stdout))
-		if read != nil {
-			// Nobody reads on: the process would wait for ever to be read.
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		}
-		err = cmd.Wait()
-		if read != nil {
-			err = read
-		}
-		if err == nil {
-			// The others are about to end, too.
-			select {
-			case <-others.done:
-			case <-time.After(lingering):
-			}
-		}
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
-		<-others.done
-		p.err = errors.Join(err, others.err)
-	}()
-	if err := <-started; err != nil {
 		return nil, schemas.E(op, command, schemas.Unavailable, err)
 	}
 	return p, nil
-}
-
-// start starts the ranks as one group. None is left where one can't be started.
-func (p *Process) start() error {
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
-	for i, other := range p.others {
-		other.SysProcAttr = attributes()
-		other.SysProcAttr.Pgid = p.cmd.Process.Pid
-		if err := other.Start(); err != nil {
-			_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-			_ = p.cmd.Wait()
-			for _, started := range p.others[:i] {
-				_ = started.Wait()
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// lingering is how long ranks may go on after one has ended: to say what is wrong, if it failed and
-// they know. Most wait for the one that is gone, for ever.
-const lingering = 10 * time.Second
-
-// ended tells that the ranks above 0 have ended, and how.
-type ended struct {
-	done chan struct{}
-	err  error
-}
-
-func (p *Process) waitForOthers() *ended {
-	e := &ended{done: make(chan struct{})}
-	all := pool.New().WithErrors()
-	for i, other := range p.others {
-		all.Go(func() error {
-			err := other.Wait()
-			if err == nil || other.ProcessState.ExitCode() == interrupted {
-				return nil
-			}
-			time.AfterFunc(lingering, func() { _ = p.cmd.Process.Kill() })
-			return fmt.Errorf("rank %d: %w", i+1, err)
-		})
-	}
-	go func() {
-		defer close(e.done)
-		e.err = all.Wait()
-	}()
-	return e
 }
 
 // interrupted is the exit status of a process that leaves a checkpoint on request.
@@ -267,12 +181,12 @@ func (p *Process) discard() {
 // Wait returns once the process is gone: nil when it exited with 0.
 func (p *Process) Wait() error {
 	p.discard()
-	<-p.done
-	return p.err
+	return p.Process.Wait()
 }
 
-func (p *Process) read(lines *bufio.Scanner) error {
+func (p *Process) read(stdout io.Reader) error {
 	defer close(p.events)
+	lines := bufio.NewScanner(stdout)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		e, err := parseEvent(lines.Bytes())
@@ -321,19 +235,6 @@ func Run(ctx context.Context, c Config, command, dir string, job any, onEvent fu
 	return last, schemas.Errorf(op, command, schemas.Unavailable, "%w; the end of its log:\n%s", err, p.LogTail())
 }
 
-// LogTail is the end of what the process printed beside its events.
-func (p *Process) LogTail() string {
-	raw, err := os.ReadFile(p.log)
-	if err != nil {
-		return fmt.Sprintf("(no log: %v)", err)
-	}
-	const most = 1500
-	if len(raw) > most {
-		raw = raw[len(raw)-most:]
-	}
-	return strings.ToValidUTF8(string(raw), "?")
-}
-
 func errorKind(kind string) schemas.Kind {
 	switch k := schemas.Kind(kind); k {
 	case schemas.InvalidInput, schemas.Unavailable:
@@ -342,8 +243,8 @@ func errorKind(kind string) schemas.Kind {
 	return schemas.Internal
 }
 
-// environment is what a job sees of the worker's environment: nothing secret.
-func (c Config) environment() []string {
+// Environment is what a job sees of the worker's environment: nothing secret.
+func (c Config) Environment() []string {
 	pkg, err := filepath.Abs(c.Package)
 	if err != nil {
 		pkg = c.Package

@@ -4,8 +4,16 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -16,23 +24,24 @@ from transformers import (
 )
 
 from precept_trainer.job import Base, Tiny
-from precept_trainer.model import load_tokenizer, save
+from precept_trainer.model import load_tokenizer, save, tokenizer_in, weights_in
 from precept_trainer.protocol import Events, JobError, invalid
 
 
 def convert(job: Base, events: Events) -> None:
     """Writes the source as safetensors in bfloat16, with its tokenizer, chat template and greedy decoding."""
-    output = Path(job.output)
+    output, commit = Path(job.output), ""
     if not (output / "config.json").is_file():
         gguf = _gguf_of(job.source)
-        try:
-            model, tokenizer = _from_gguf(gguf) if gguf else _from_hub(job.source)
-        except OSError as err:
-            raise JobError("Unavailable", f"base model {job.source}: {err}") from err
+        if gguf:
+            model, tokenizer = _from_gguf(gguf)
+        else:
+            folder, commit = _fetch(job.source, job.revision)
+            model, tokenizer = weights_in(folder, dtype=torch.bfloat16), tokenizer_in(folder)
         model.generation_config = _greedy(tokenizer)
         save(model.to(torch.bfloat16), tokenizer, job.output)
     load_tokenizer(job.output)
-    events.emit("done", path=job.output, steps=0, metrics={})
+    events.emit("done", path=job.output, steps=0, metrics={}, commit=commit)
 
 
 def _gguf_of(source: str) -> Path | None:
@@ -64,10 +73,34 @@ def _from_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return plain, tokenizer
 
 
-def _from_hub(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    config = AutoConfig.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.bfloat16)
-    return model, AutoTokenizer.from_pretrained(source)
+# What is taken of a repository: neither pickles nor code, and nothing twice.
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def _fetch(source: str, revision: str) -> tuple[str, str]:
+    """The folder of a model, and the commit that a hub's revision stands for."""
+    if Path(source).is_dir():
+        if revision:
+            raise invalid(f"base model {source}: a folder has no revision")
+        return source, ""
+    name = f"base model {source}" + (f"@{revision}" if revision else "")
+    try:
+        folder = snapshot_download(source, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except GatedRepoError as err:
+        raise invalid(f"{name} is gated: accept its terms on its page, and give the worker a token (HF_TOKEN)") from err
+    except RevisionNotFoundError as err:
+        raise invalid(f"{name}: it has no such revision; name a commit, a branch or a tag") from err
+    except (RepositoryNotFoundError, HFValidationError) as err:
+        raise invalid(
+            f"{name}: there is no such model, or it is private; for that, give the worker a token (HF_TOKEN)"
+        ) from err
+    except (OSError, HTTPError, RevisionResolutionError) as err:
+        raise JobError(
+            "Unavailable",
+            f"{name}: {err}. Without a way to the Hub, name a mirror (HF_ENDPOINT, trainer.mirror) or an s3:// prefix",
+        ) from err
+    return folder, Path(folder).name
 
 
 def _greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

@@ -164,6 +164,8 @@ class Base:
     source: str
     """`pypi:<package>` for an installed package with one GGUF file in it, a folder (GGUF or safetensors), or the name
     of a model on a hub."""
+    revision: str = ""
+    """Of a model on a hub: a commit, a branch or a tag. Empty: what stands for the newest."""
     output: str
 
 

@@ -21,9 +21,46 @@ def device_of(wanted: str, threads: int) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def tokenizer_in(folder: str) -> PreTrainedTokenizerBase:
+    """A folder's tokenizer. Code that lies in the folder is not run."""
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except ValueError as err:
+        raise _needs_code(folder, err) from err
+    return found
+
+
+def weights_in(folder: str, **settings: Any) -> PreTrainedModel:
+    """A folder's weights, from safetensors alone: a pickle can hold code. Code that lies in the folder is not run."""
+    _require(folder, "config.json")
+    if not any(Path(folder).glob("*.safetensors")):
+        others = sorted(p.name for p in Path(folder).iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".h5"})
+        raise invalid(
+            f"model {folder}: its weights are not safetensors ({', '.join(others) or 'there are none'}): "
+            "other forms can hold code and are not read; convert the model to safetensors first"
+        )
+    try:
+        found: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **settings
+        )
+    except ValueError as err:
+        raise _needs_code(folder, err) from err
+    return found
+
+
+def _needs_code(folder: str, err: ValueError) -> Exception:
+    if "trust_remote_code" in str(err):
+        return invalid(
+            f"model {folder}: it needs code of its own, which is not run: take a model that transformers knows"
+        )
+    return err
+
+
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     _require(folder, "tokenizer_config.json")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = tokenizer_in(folder)
     if not tokenizer.chat_template:
         raise invalid(f"model {folder}: its tokenizer has no chat template")
     if tokenizer.eos_token_id is None:
@@ -34,11 +71,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 
 
 def load(folder: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    _require(folder, "config.json")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-    )
-    return model
+    return weights_in(folder, dtype=dtype, attn_implementation="sdpa")
 
 
 def _require(folder: str, name: str) -> None:

@@ -6,21 +6,22 @@ the last bits of a matrix product, whose order of summation the size of a batch 
 """
 
 import asyncio
+import json
 import queue
 import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from transformers import (
     DynamicCache,
     LogitsProcessor,
@@ -34,6 +35,9 @@ from precept_trainer.job import Serve
 from precept_trainer.model import device_of, load, load_tokenizer
 from precept_trainer.protocol import Events, JobError, invalid
 
+One = Annotated[float, Field(ge=1, le=1)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+
 _GATHER_S = 0.02  # how long a batch waits for company; clients that were answered together ask again together
 
 
@@ -44,10 +48,22 @@ class Message(BaseModel):
     content: str
 
 
+class StreamOptions(BaseModel):
+    """What a stream holds."""
+
+    include_usage: bool = False
+
+
 class ChatRequest(BaseModel):
-    """What a request may hold. Anything else is refused: an ignored setting would be a wrong answer."""
+    """What a request may hold. Anything else is refused: an ignored setting would be a wrong answer. Settings that
+    clients send although they change nothing are taken at the value that changes nothing."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        return {k: v for k, v in body.items() if v is not None} if isinstance(body, dict) else body
 
     model: str
     messages: list[Message] = Field(min_length=1)
@@ -56,9 +72,16 @@ class ChatRequest(BaseModel):
     temperature: float = Field(default=0.0, ge=0)
     """0, the default, is greedy."""
     seed: int = 0
-    top_p: Literal[1] = 1
-    n: Literal[1] = 1
-    stream: Literal[False] = False
+    """Of the first answer; the others have the seeds behind it."""
+    stop: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = []
+    """The answer ends before the first of these; it is generated to its end all the same."""
+    n: int = Field(default=1, ge=1, le=64)
+    stream: bool = False
+    """A stream holds each answer in one piece."""
+    stream_options: StreamOptions = StreamOptions()
+    top_p: One = 1
+    frequency_penalty: Zero = 0
+    presence_penalty: Zero = 0
     user: str = ""
     metadata: dict[str, str] = {}
 
@@ -75,6 +98,11 @@ class Answer:
     tokens: int
     finish_reason: Literal["stop", "length"]
     cached_tokens: int = 0
+
+    def before(self, stops: list[str]) -> "Answer":
+        """The answer up to the first of `stops`."""
+        ends = [at for at in (self.text.find(stop) for stop in stops if stop) if at >= 0]
+        return replace(self, text=self.text[: min(ends)], finish_reason="stop") if ends else self
 
 
 @dataclass
@@ -236,7 +264,7 @@ def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context
         return _error(400, "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in err.errors()))
 
     @api.post("/v1/chat/completions", response_model=None)
-    async def chat(request: ChatRequest) -> dict[str, Any] | JSONResponse:
+    async def chat(request: ChatRequest) -> dict[str, Any] | JSONResponse | StreamingResponse:
         if request.model != name:
             return _error(404, f"model {request.model!r} is not served here, {name!r} is", code="model_not_found")
         text = tokenizer.apply_chat_template(
@@ -253,30 +281,38 @@ def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context
                 f"{len(prompt)} prompt tokens and {request.limit} new ones exceed the context of {context}",
                 code="context_length_exceeded",
             )
-        waiting = Waiting(prompt, request.limit, request.temperature, request.seed, asyncio.get_running_loop())
-        batcher.add(waiting)
+        loop = asyncio.get_running_loop()
+        waiting = [
+            Waiting(prompt, request.limit, request.temperature, request.seed + i, loop) for i in range(request.n)
+        ]
+        for one in waiting:
+            batcher.add(one)
         try:
-            answer = await waiting.answer
+            answers = [(await one.answer).before(request.stop) for one in waiting]
         except Exception as err:
             return _error(500, f"{type(err).__name__}: {err}", type_="server_error")
+        written = sum(answer.tokens for answer in answers)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        usage = {
+            "prompt_tokens": len(prompt),
+            "completion_tokens": written,
+            "total_tokens": len(prompt) + written,
+            "prompt_tokens_details": {"cached_tokens": sum(answer.cached_tokens for answer in answers)},
+        }
+        if request.stream:
+            return _stream(head, answers, usage if request.stream_options.include_usage else None)
         return {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            **head,
             "object": "chat.completion",
-            "created": int(time.time()),
-            "model": name,
             "choices": [
                 {
-                    "index": 0,
+                    "index": i,
                     "message": {"role": "assistant", "content": answer.text},
                     "finish_reason": answer.finish_reason,
                 }
+                for i, answer in enumerate(answers)
             ],
-            "usage": {
-                "prompt_tokens": len(prompt),
-                "completion_tokens": answer.tokens,
-                "total_tokens": len(prompt) + answer.tokens,
-                "prompt_tokens_details": {"cached_tokens": answer.cached_tokens},
-            },
+            "usage": usage,
         }
 
     @api.get("/v1/models")
@@ -288,6 +324,19 @@ def app(batcher: Batcher, tokenizer: PreTrainedTokenizerBase, name: str, context
         return {"status": "ok"}
 
     return api
+
+
+def _stream(head: dict[str, Any], answers: list[Answer], usage: dict[str, Any] | None) -> StreamingResponse:
+    """The answers as server-sent events."""
+    chunks: list[dict[str, Any]] = []
+    for i, answer in enumerate(answers):
+        said = {"role": "assistant", "content": answer.text}
+        chunks.append({"choices": [{"index": i, "delta": said, "finish_reason": None}]})
+        chunks.append({"choices": [{"index": i, "delta": {}, "finish_reason": answer.finish_reason}]})
+    if usage is not None:
+        chunks.append({"choices": [], "usage": usage})
+    events = [json.dumps({**head, "object": "chat.completion.chunk", **chunk}) for chunk in chunks] + ["[DONE]"]
+    return StreamingResponse(iter(f"data: {event}\n\n" for event in events), media_type="text/event-stream")
 
 
 def _error(status: int, message: str, code: str | None = None, type_: str = "invalid_request_error") -> JSONResponse:

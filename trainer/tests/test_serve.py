@@ -21,6 +21,16 @@ def ask(url: str, **body: Any) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
+def stream(url: str, **body: Any) -> list[dict[str, Any]]:
+    request = urllib.request.Request(
+        url + "/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        lines = [line.decode().removeprefix("data: ").strip() for line in answer if line.strip()]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
 def test_serves_chat_requests(model: Path, start: Callable[[str, dict[str, Any]], Process]) -> None:
     process = start("serve", {"model": str(model), "name": "tiny", "max_batch": 4, "device": "cpu"})
     ready = process.wait_for("ready")
@@ -46,12 +56,27 @@ def test_serves_chat_requests(model: Path, start: Callable[[str, dict[str, Any]]
     assert long["choices"][0]["finish_reason"] == "length"
     assert long["usage"]["completion_tokens"] == 1
 
+    # What evaluation harnesses send beside: several answers, ends, streams, and settings that change nothing.
+    neutral = {"top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": None, "stop": None}
+    several = ask(url, **base, messages=prompt(1), temperature=1, seed=0, n=3, **neutral)["choices"]
+    assert [c["message"]["content"] for c in several] == [text(1, temperature=1, seed=s) for s in range(3)]
+    assert [c["index"] for c in several] == [0, 1, 2]
+    end = alone[1][2:4]
+    cut = ask(url, **base, messages=prompt(1), stop=["never said", end])["choices"][0]
+    assert (cut["message"]["content"], cut["finish_reason"]) == (alone[1][: alone[1].index(end)], "stop")
+    events = stream(url, **base, messages=prompt(1), stream=True, stream_options={"include_usage": True})
+    assert events[0]["choices"][0]["delta"]["content"] == alone[1]
+    assert events[1]["choices"][0]["finish_reason"] in {"stop", "length"}
+    assert events[2]["usage"]["total_tokens"] > 6
+
     for status, wrong in (
         (404, {"model": "other"}),
         (400, {"response_format": {"type": "json_object"}}),
         (400, {"max_tokens": 100_000}),
         (400, {"messages": []}),
-        (400, {"n": 2}),
+        (400, {"n": 0}),
+        (400, {"top_p": 0.9}),
+        (400, {"frequency_penalty": 0.5}),
     ):
         with pytest.raises(urllib.error.HTTPError) as caught:
             ask(url, **{**base, "messages": prompt(1), **wrong})

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package trainer
+package process
 
 import "syscall"
 
