@@ -178,7 +178,8 @@ func (c *chain) check(m schemas.Manifest, plan *schemas.Plan) error {
 		for k, in := range t.Inputs {
 			// The completions of a task stand at the same place as in the stage before.
 			moved := m.Stage == schemas.StageFilter && k == 0 && c.last != nil && (i >= len(c.last) || c.last[i].Digest != in.Digest)
-			outside := m.Stage == schemas.StageSample || m.Stage == schemas.StageClassify // a suite, or rows of a file
+			// A suite, rows of a file, or general data that was mixed in for this stage.
+			outside := m.Stage == schemas.StageSample || m.Stage == schemas.StageClassify || isMix(in)
 			if !begins && !outside && !c.made[in.Digest] || moved {
 				return c.torn(m.Stage)
 			}

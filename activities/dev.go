@@ -49,10 +49,14 @@ func byPromptID(x, y schemas.Prompt) int { return cmp.Compare(x.ID, y.ID) }
 // prompts are those that are held out, by ID: the intents give one in turn.
 func (s *split) prompts() []schemas.Prompt {
 	out := []schemas.Prompt{}
+	earliest := map[schemas.Intent][]schemas.Prompt{}
+	for intent, first := range s.first {
+		earliest[intent] = s.earliest(first)
+	}
 	for round, found := 0, true; found && len(out) < s.most; round++ {
 		found = false
 		for _, intent := range schemas.Intents {
-			first := s.earliest(s.first[intent])
+			first := earliest[intent]
 			if len(out) < s.most && round < len(first) && round < s.kept[intent]/devShare {
 				out, found = append(out, first[round]), true
 			}

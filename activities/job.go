@@ -31,9 +31,10 @@ type job struct {
 	dir  string
 	rows int64  // that the trainer trains on
 	note string // how it is placed on devices
-	// heldOut are those it read beside them.
-	heldOut int64
-	curve   []schemas.CurvePoint
+	// Beside them it read some to measure the loss of, and general data that was too long.
+	heldOut, tooLong int64
+	started          bool // it has said what it trains on
+	curve            []schemas.CurvePoint
 	// extra is what else a checkpoint must bring back, by file name.
 	extra map[string]any
 	// milestones are those that are stored. Only the upload adds to them.
@@ -58,19 +59,16 @@ func (w *work) newJob() (*job, error) {
 func (j *job) path(name string) string { return filepath.Join(j.dir, name) }
 
 // fetch writes shards to files that the trainer reads.
-func (j *job) fetch(ctx context.Context, refs []schemas.ShardRef) (files []string, err error) {
+func (j *job) fetch(ctx context.Context, name string, refs []schemas.ShardRef) (files []string, err error) {
 	for i, ref := range refs {
 		if ref.Rows == 0 {
 			continue
 		}
-		path := j.path(fmt.Sprintf("data-%04d.parquet", i))
+		path := j.path(fmt.Sprintf("%s-%04d.parquet", name, i))
 		if err := shard.Fetch(ctx, j.store, ref, path); err != nil {
 			return nil, err
 		}
 		files = append(files, path)
-	}
-	if len(files) == 0 {
-		return nil, schemas.Errorf("train", j.Title, schemas.InvalidInput, "there are no rows to train on")
 	}
 	return files, nil
 }
@@ -167,6 +165,9 @@ func (j *job) run(ctx context.Context, command string, spec schemas.TrainerSpec,
 	if err := errors.Join(err, j.upload.wait()); err != nil {
 		return ref, err
 	}
+	if !j.started {
+		return ref, schemas.Errorf("train", j.Title, schemas.Internal, "the trainer is done and has never said what it trains on")
+	}
 	j.beat.say("storing the model")
 	ref = schemas.ModelRef{Base: j.Model.Base, Commit: j.Model.Commit, Metrics: done.Metrics}
 	if ref.Digest, err = shard.PutFolder(ctx, j.store, done.Path, schemas.ModelPrefix); err != nil {
@@ -185,7 +186,7 @@ func (j *job) run(ctx context.Context, command string, spec schemas.TrainerSpec,
 func (j *job) event(ctx context.Context, e trainer.Event) error {
 	switch e.Event {
 	case trainer.EventStart:
-		j.rows, j.heldOut = e.Rows, e.HeldOut
+		j.started, j.rows, j.heldOut, j.tooLong = true, e.Rows, e.HeldOut, e.TooLong
 		j.beat.set(schemas.TaskProgress{Total: int64(e.TotalSteps), Unit: "steps", Note: j.note})
 	case trainer.EventProgress:
 		metrics := e.Metrics

@@ -152,7 +152,8 @@ func TestWhatATrainerSaysIsWrong(t *testing.T) {
 	}{
 		{"bad input", `echo '{"event":"error","kind":"InvalidInput","message":"3 rows are longer than max_length"}'; exit 2`, schemas.InvalidInput, true, "3 rows are longer"},
 		{"no memory", `echo '{"event":"error","kind":"Unavailable","message":"no memory left"}'; exit 2`, schemas.Unavailable, false, "no memory left"},
-		{"done without a model", `echo '{"event":"done","path":"/nonexistent/model"}'`, schemas.InvalidInput, true, "/nonexistent/model"},
+		{"done without a word of what it trained on", `echo '{"event":"done","path":"/nonexistent/model"}'`, schemas.Internal, false, "never said what it trains on"},
+		{"done without a model", `echo '{"event":"start","rows":5}'; echo '{"event":"done","path":"/nonexistent/model"}'`, schemas.InvalidInput, true, "/nonexistent/model"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

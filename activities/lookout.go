@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ type lookout struct {
 	// sure says that told is what the run knows; an attempt doesn't know what the one before
 	// it told.
 	sure bool
-	next time.Time // when something may be told again
+	last time.Time // when something was told last, or could not be
 	gap  time.Duration
 }
 
@@ -115,18 +116,25 @@ const tellWithin = 5 * time.Second
 func (l *lookout) look(ctx context.Context, last bool) {
 	now := time.Now()
 	outages, news := l.news()
-	if !news || last && len(outages) == 0 || !last && now.Before(l.next) {
+	since := now.Sub(l.last)
+	gap := l.gap
+	if len(outages) == 0 {
+		gap = firstGap // what is over is not to be shown for long
+	}
+	if !news || last && len(outages) == 0 || !last && since < gap {
 		return
 	}
+	if since > lastGap {
+		l.gap = 0 // that was another time
+	}
+	l.last, l.gap = now, max(firstGap, min(2*l.gap, lastGap))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellWithin)
 	defer cancel()
 	if err := l.tell(ctx, schemas.OutagesTold{By: l.by, Outages: outages}); err != nil {
-		activity.GetLogger(ctx).Warn("the run is not told of outages yet", "outages", outages, "error", err)
+		slog.WarnContext(ctx, "the run is not told of outages yet", "outages", outages, "error", err)
 		return
 	}
 	l.told, l.sure = outages, true
-	l.gap = max(firstGap, min(2*l.gap, lastGap))
-	l.next = now.Add(l.gap)
 }
 
 // news is what is wrong now, and whether the run doesn't know it.

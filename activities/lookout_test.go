@@ -1,6 +1,8 @@
 package activities
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +81,7 @@ func TestLookout(t *testing.T) {
 		}
 	}
 	l := begin(1)
-	look := func() { l.next = time.Time{}; l.look(t.Context(), false) }
+	look := func() { l.last = time.Now().Add(-max(l.gap, firstGap)); l.look(t.Context(), false) }
 	look()
 	says("before anything is asked", 0)
 	ask()
@@ -100,11 +102,30 @@ func TestLookout(t *testing.T) {
 	away = reply{}
 	models.says(nil)
 	ask()
-	l.next = time.Now().Add(time.Hour)
+	l.last = time.Now()
 	l.look(t.Context(), false)
 	says("it answers, so soon", 2, "teacher: HTTP 401")
-	look()
-	says("it answers", 3)
+	l.gap, l.last = lastGap, time.Now().Add(-firstGap)
+	l.look(t.Context(), false)
+	says("it answers: that is told without the long pause", 3)
+
+	// A run that can't be told is not tried again at every look.
+	told := l.tell
+	tries := 0
+	l.tell = func(context.Context, schemas.OutagesTold) error { tries++; return errors.New("no frontend") }
+	away = reply{status: 401, text: "no such key"}
+	models.says(func(question) *reply { return &away })
+	ask()
+	l.last = time.Now().Add(-2 * lastGap)
+	for range 3 {
+		l.look(t.Context(), false)
+	}
+	if tries != 1 || l.gap != firstGap {
+		t.Errorf("tried %d times at once, and waits %s", tries, l.gap)
+	}
+	away, l.tell = reply{}, told
+	models.says(nil)
+	ask()
 
 	l = begin(2)
 	look()

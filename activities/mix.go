@@ -5,8 +5,10 @@ import (
 	"container/heap"
 	"context"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"precept/internal/prompts"
 	"precept/internal/shard"
@@ -17,7 +19,7 @@ import (
 const mixVersion = 1
 
 // importMix copies the files of conversations that are trained on beside the examples, and
-// counts those that may be: no suite holds them.
+// counts those that may be: no suite holds them, and none before says the same.
 func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, suites []schemas.Input) (out []schemas.Input, err error) {
 	if len(imports) == 0 {
 		return nil, nil
@@ -31,6 +33,7 @@ func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, su
 		return nil, schemas.E("import", "", schemas.Unavailable, err)
 	}
 	defer os.RemoveAll(dir)
+	seen := map[string]bool{}
 	for _, in := range imports {
 		files, err := a.open(ctx, in, nil, dir)
 		if err != nil {
@@ -44,7 +47,8 @@ func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, su
 			}
 			input := schemas.Input{Name: f.name, Import: f.in}
 			err := scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error {
-				if !known.Contaminate(r.Prompt) {
+				if id := exampleOf(r).ID; !seen[id] && !known.Contaminate(r.Prompt) {
+					seen[id] = true
 					input.Rows++
 				}
 				return ctx.Err()
@@ -64,7 +68,7 @@ func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, su
 
 // mix writes the conversations that SFT trains on beside so many examples. Which ones
 // they are follows from what they say alone.
-func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.ShardRef, rows int64, err error) {
+func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.ShardRef, planned int64, err error) {
 	n := p.Spec.SFT.Mix.Rows(examples, schemas.Rows(p.inputs.Mix))
 	if n == 0 {
 		return nil, 0, nil
@@ -91,15 +95,15 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 		digest = ref.Digest
 	}
 	held := prompts.NewSuites(dev)
-	var chosen lowest
+	chosen := lowest{has: map[string]bool{}}
 	meanings := make([]schemas.Import, len(p.inputs.Mix))
 	for i, in := range p.inputs.Mix {
-		path := filepath.Join(dir, "input")
-		if _, err := p.store.GetFile(ctx, in.Object, path); err != nil {
+		file := filepath.Join(dir, "input")
+		if _, err := p.store.GetFile(ctx, in.Object, file); err != nil {
 			return nil, 0, err
 		}
 		meanings[i] = prompts.Meaning(in.Name, in.Import)
-		err := scanAnswered(path, in.Name, in.Import, func(r prompts.Answered) error {
+		err := scanAnswered(file, in.Name, in.Import, func(r prompts.Answered) error {
 			if !suites.Contaminate(r.Prompt) && !held.Contaminate(r.Prompt) {
 				chosen.add(exampleOf(r), int(n))
 			}
@@ -109,7 +113,7 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 			return nil, 0, err
 		}
 	}
-	slices.SortFunc(chosen, byID)
+	rows := slices.SortedFunc(slices.Values(chosen.rows), byID)
 	l := lineage{
 		Stage: schemas.StageSFT, Kind: "mix", Version: mixVersion, Inputs: inputDigests(p.inputs.Mix),
 		Params: map[string]any{"imports": meanings, "rows": n, "suites": suiteDigests(p.inputs.Suites)},
@@ -119,11 +123,11 @@ func (p *planner) mix(ctx context.Context, examples int64) (refs []schemas.Shard
 	}
 	// Where so many are wanted that none stands in for those that share words with the dev
 	// split, they are missing.
-	ledger := schemas.Ledger{Planned: n, Kept: int64(len(chosen))}
+	ledger := schemas.Ledger{Planned: n, Kept: int64(len(rows))}
 	if lacks := n - ledger.Kept; lacks > 0 {
 		ledger.Rejected = map[schemas.Reason]int64{schemas.ReasonDev: lacks}
 	}
-	ref, err := shard.Write(ctx, p.store, schemas.StageSFT, l.key(), chosen, ledger, l)
+	ref, err := shard.Write(ctx, p.store, schemas.StageSFT, l.key(), rows, ledger, l)
 	return []schemas.ShardRef{ref}, n, err
 }
 
@@ -139,28 +143,41 @@ func exampleOf(r prompts.Answered) schemas.Example {
 
 func byID(x, y schemas.Example) int { return cmp.Compare(x.ID, y.ID) }
 
-// lowest is a heap of the rows with the lowest IDs, the highest of them on top.
-type lowest []schemas.Example
+// lowest is a heap of the rows with the lowest IDs, the highest of them on top. It holds no
+// row twice.
+type lowest struct {
+	rows []schemas.Example
+	has  map[string]bool
+}
 
-func (l lowest) Len() int           { return len(l) }
-func (l lowest) Less(i, j int) bool { return byID(l[i], l[j]) > 0 }
-func (l lowest) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
-func (l *lowest) Push(x any)        { *l = append(*l, x.(schemas.Example)) }
+func (l *lowest) Len() int           { return len(l.rows) }
+func (l *lowest) Less(i, j int) bool { return byID(l.rows[i], l.rows[j]) > 0 }
+func (l *lowest) Swap(i, j int)      { l.rows[i], l.rows[j] = l.rows[j], l.rows[i] }
+func (l *lowest) Push(x any)         { l.rows = append(l.rows, x.(schemas.Example)) }
 func (l *lowest) Pop() any {
-	last := (*l)[len(*l)-1]
-	*l = (*l)[:len(*l)-1]
+	last := l.rows[len(l.rows)-1]
+	l.rows = l.rows[:len(l.rows)-1]
 	return last
 }
 
 // add keeps e where it is among the n lowest.
 func (l *lowest) add(e schemas.Example, n int) {
 	switch {
-	case len(*l) < n:
-		heap.Push(l, e)
-	case byID(e, (*l)[0]) < 0:
-		(*l)[0] = e
+	case l.has[e.ID] || len(l.rows) == n && byID(e, l.rows[0]) > 0:
+		return
+	case len(l.rows) == n:
+		delete(l.has, l.rows[0].ID)
+		l.rows[0] = e
 		heap.Fix(l, 0)
+	default:
+		heap.Push(l, e)
 	}
+	l.has[e.ID] = true
+}
+
+// isMix reports whether a shard holds such rows: no other input of a task is of its stage.
+func isMix(ref schemas.ShardRef) bool {
+	return strings.HasPrefix(ref.Object, path.Dir(shard.Object(schemas.StageSFT, ""))+"/")
 }
 
 func inputDigests(inputs []schemas.Input) (out []schemas.Digest) {

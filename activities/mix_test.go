@@ -76,3 +76,29 @@ func TestMixRows(t *testing.T) {
 		t.Errorf("%d rows of no files", got)
 	}
 }
+
+// A run that begins with another one takes a model whose training had general data mixed in.
+func TestARunBeginsBehindAMixedSFT(t *testing.T) {
+	t.Parallel()
+	spec := own(t, schemas.StageSFT)
+	// The same conversation again counts once.
+	same := `{"messages":[{"role":"user","content":"How far is star 1?"},{"role":"assistant","content":"1 light years."}]}`
+	spec.SFT.Mix = schemas.MixSpec{Files: []schemas.Import{general(t, 2, same, same)}, Share: 0.9}
+	w := newWorld(t, spec, options{trainer: python(t, dies)}).begins()
+	if w.inputs.MixRows != 2 {
+		t.Errorf("%d rows are usable, want 2", w.inputs.MixRows)
+	}
+	plan := w.plans(schemas.StageSFT)
+	if _, err := w.does(schemas.StageSFT, plan, 0); err == nil {
+		t.Fatal("the first attempt is not killed")
+	}
+	w.stage(schemas.StageSFT)
+	if m := w.closed(schemas.StageSFT); m.Ledger.Planned != 5 {
+		t.Errorf("sft planned %+v", m.Ledger)
+	}
+	other := spec
+	other.From = schemas.FromSpec{Stage: schemas.StageRL, Run: w.run}
+	if again := newWorld(t, other, options{store: w.store, run: "other"}).begins(); len(again.sums) != 2 {
+		t.Errorf("got %d stages of the other run", len(again.sums))
+	}
+}

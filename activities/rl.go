@@ -37,7 +37,7 @@ func (p *planner) rl(ctx context.Context) ([]schemas.Task, error) {
 			"seed": p.Spec.Seed, "steps": s.Steps, "generations": s.Generations, "prompts_per_step": s.PromptsPerStep,
 			"max_tokens": s.MaxTokens, "temperature": s.Temperature, "learning_rate": s.LearningRate,
 			"loss": s.Loss, "scale_rewards": s.ScaleRewards, "beta": s.Beta, "epsilon": s.Epsilon, "epsilon_high": s.EpsilonHigh,
-			"mask_truncated": s.MaskTruncated, "lora": s.Lora, "trainer": s.Trainer,
+			"mask_truncated": s.MaskTruncated, "lora": s.Lora, "trainer": s.TrainerSpec.Learned(schemas.StageRL),
 			"trainable_layers": s.TrainableLayers, "votes": s.Votes, "judge_max_tokens": p.Spec.Filter.MaxTokens,
 			"rewards": s.Rewards.Normalised(),
 		}),
@@ -67,9 +67,12 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
-		data, err := j.fetch(ctx, w.Inputs)
+		data, err := j.fetch(ctx, "data", w.Inputs)
 		if err != nil {
 			return err
+		}
+		if len(data) == 0 {
+			return schemas.Errorf("train", w.Title, schemas.InvalidInput, "there are no prompts to train on")
 		}
 		base, err := a.local(ctx, *w.Model)
 		if err != nil {
@@ -78,7 +81,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		s := w.spec.RL
 		// A prompt is taken to be no longer than a row of the other training.
 		devices, plan, err := j.place(ctx, base, gpu.Job{
-			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec), Generates: true, Compares: s.Beta > 0,
+			Batch: s.PromptsPerStep * s.Generations, Length: w.spec.SFT.MaxLength + s.MaxTokens, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec), Generates: true, Compares: s.Beta > 0, Merges: w.Milestones > 1,
 		})
 		if err != nil {
 			return err
@@ -88,11 +91,11 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		if err != nil {
 			return err
 		}
-		router, err := w.router(w.spec.RL.Judge, schemas.Intents...)
+		router, err := w.router(s.Judge, schemas.Intents...)
 		if err != nil {
 			return err
 		}
-		s, weights, flat := w.spec.RL, w.spec.RL.Rewards.Normalised(), flatSteps
+		weights, flat := s.Rewards.Normalised(), flatSteps
 		if w.trip == nil {
 			flat = 0
 		}
@@ -103,7 +106,7 @@ func (a *Activities) RL(ctx context.Context, req TaskRequest) (schemas.TaskResul
 		rewards, err := reward.Serve(ctx, reward.Options{
 			Judge: routedJudge{
 				router: router,
-				judge:  judge.New(nil, judge.RoleReward, judge.Options{Votes: w.spec.RL.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
+				judge:  judge.New(nil, judge.RoleReward, judge.Options{Votes: s.Votes, MaxTokens: w.spec.Filter.MaxTokens, Refresh: w.refresh()}),
 			},
 			Policy:     func(c schemas.Category) (policy.CategoryPolicy, error) { return pol.For(c) },
 			Weights:    weights,

@@ -33,9 +33,12 @@ func (p *planner) sft(ctx context.Context) ([]schemas.Task, error) {
 		Params: p.params(map[string]any{
 			"seed": p.Spec.Seed, "epochs": s.Epochs, "learning_rate": s.LearningRate, "batch_size": s.BatchSize,
 			"max_length": s.MaxLength, "trainable_layers": s.TrainableLayers, "lora": s.Lora, "packing": s.Packing,
-			"held_out": s.HeldOut, "patience": s.Patience, "trainer": s.Trainer,
+			"held_out": s.HeldOut, "patience": s.Patience, "trainer": s.TrainerSpec.Learned(schemas.StageSFT),
 		}),
 		Models: []model{weights(base)},
+	}
+	if s.Patience > 0 {
+		l.Params["save_steps"] = s.SaveSteps // how often the held-out rows say whether to go on
 	}
 	milestones := p.milestones(&l)
 	t := newTask("train on the examples", m.Ledger.Kept+rows, l, schemas.OutputModel)
@@ -50,7 +53,18 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		if err != nil {
 			return err
 		}
-		data, err := j.fetch(ctx, w.Inputs)
+		mixed := slices.IndexFunc(w.Inputs, isMix)
+		if mixed < 0 {
+			mixed = len(w.Inputs)
+		}
+		data, err := j.fetch(ctx, "data", w.Inputs[:mixed])
+		if err != nil {
+			return err
+		}
+		if len(data) == 0 {
+			return schemas.Errorf("train", w.Title, schemas.InvalidInput, "there are no rows to train on")
+		}
+		mix, err := j.fetch(ctx, "mix", w.Inputs[mixed:])
 		if err != nil {
 			return err
 		}
@@ -60,7 +74,7 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		}
 		s := w.spec.SFT
 		devices, plan, err := j.place(ctx, base, gpu.Job{
-			Batch: s.BatchSize, Length: s.MaxLength, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec),
+			Batch: s.BatchSize, Length: s.MaxLength, Layers: layers(s.TrainableLayers), Lora: s.Lora, Checkpointing: checkpointing(s.TrainerSpec), Merges: w.Milestones > 1,
 		})
 		if err != nil {
 			return err
@@ -77,7 +91,7 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 				TrainableLayers: layers(s.TrainableLayers), Lora: s.Lora, SaveSteps: s.SaveSteps, Milestones: w.Milestones,
 			}),
 			Epochs: s.Epochs, BatchSize: plan.BatchSize, MaxLength: s.MaxLength, WarmupRatio: 0.05,
-			Packing: s.Packing, HeldOut: s.HeldOut, Patience: s.Patience, GroupByLength: true,
+			Mix: mix, Packing: s.Packing, HeldOut: s.HeldOut, Patience: s.Patience, GroupByLength: true,
 		}, nil, devices.env(plan.Devices)...)
 		if err != nil {
 			return err
@@ -87,6 +101,9 @@ func (a *Activities) SFT(ctx context.Context, req TaskRequest) (schemas.TaskResu
 		out := schemas.Ledger{Rejected: map[schemas.Reason]int64{}}
 		if j.heldOut > 0 {
 			out.Rejected[schemas.ReasonHeldOut] = j.heldOut
+		}
+		if j.tooLong > 0 {
+			out.Rejected[schemas.ReasonTooLong] = j.tooLong
 		}
 		for _, ref := range w.Inputs {
 			if lacks := ref.Ledger.Rejected[schemas.ReasonDev]; lacks > 0 { // of the mix

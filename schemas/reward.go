@@ -65,7 +65,7 @@ func (w RewardWeights) Normalised() RewardWeights {
 	}
 	out := RewardWeights{}
 	for _, t := range RewardTerms {
-		out[t] = w[t] / sum
+		out[t] = math.Round(w[t]/sum*1e9) / 1e9 // so that the same proportions are the same weights
 	}
 	return out
 }

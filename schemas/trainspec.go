@@ -21,7 +21,7 @@ type Lora struct {
 
 // TrainerSpec is what SFT and RL have in common beside their own fields.
 type TrainerSpec struct {
-	HangAfter Duration       `json:"hang_after,omitempty" jsonschema:"default=30m,description=A trainer of which nothing is heard for so long counts as dead\\, and its job goes on from the last checkpoint: longer than any step or checkpoint takes"`
+	HangAfter Duration       `json:"hang_after,omitempty" jsonschema:"default=30m,description=A trainer of which nothing is heard for so long counts as dead\\, and its job goes on from the last checkpoint: longer than loading the model\\, a step or a checkpoint takes"`
 	ReportTo  []string       `json:"report_to,omitempty" jsonschema:"enum=tensorboard,enum=wandb,enum=mlflow,description=Who else follows the training; their keys are trainer.secrets of the worker's configuration"`
 	Trainer   map[string]any `json:"trainer,omitempty" jsonschema:"description=Further fields of TRL's SFTConfig or GRPOConfig"`
 }
@@ -106,7 +106,7 @@ func (s SFTSpec) validate(v *violations) {
 	}
 	v.atLeast("sft.save_steps", int64(s.SaveSteps), 1)
 	trained(v, "sft", s.TrainableLayers, s.Lora)
-	s.TrainerSpec.validate(v, "sft")
+	s.TrainerSpec.validate(v, StageSFT)
 }
 
 func (s RLSpec) validate(v *violations) {
@@ -126,7 +126,7 @@ func (s RLSpec) validate(v *violations) {
 	v.between("rl.epsilon_high", s.EpsilonHigh, 1e-9, 100)
 	v.atLeast("rl.save_steps", int64(s.SaveSteps), 1)
 	trained(v, "rl", s.TrainableLayers, s.Lora)
-	s.TrainerSpec.validate(v, "rl")
+	s.TrainerSpec.validate(v, StageRL)
 }
 
 // trained checks which weights are trained.
@@ -151,27 +151,44 @@ func trained(v *violations, stage string, layers int, lora *Lora) {
 var trainerFields []byte
 
 type trainerField struct {
-	Types []string `json:"types"`
-	Owned string   `json:"owned"`
+	Types     []string `json:"types"`
+	Owned     string   `json:"owned"`
+	Placement bool     `json:"placement"` // it says where a model is trained, not what it learns
 }
 
-func (t TrainerSpec) validate(v *violations, stage string) {
+func trainerFieldsOf(stage Stage) map[string]trainerField {
+	var fields map[Stage]map[string]trainerField
+	if err := json.Unmarshal(trainerFields, &fields); err != nil {
+		panic(fmt.Sprintf("read trainerfields.json: %v", err)) // embedded
+	}
+	return fields[stage]
+}
+
+// Learned are the further fields that a model follows from.
+func (t TrainerSpec) Learned(stage Stage) map[string]any {
+	learned := map[string]any{}
+	for name, field := range trainerFieldsOf(stage) {
+		if v, ok := t.Trainer[name]; ok && !field.Placement {
+			learned[name] = v
+		}
+	}
+	return learned
+}
+
+func (t TrainerSpec) validate(v *violations, stage Stage) {
 	if time.Duration(t.HangAfter) < time.Second {
-		v.add(stage+".hang_after", "is %s; it must be at least 1s", time.Duration(t.HangAfter))
+		v.add(string(stage)+".hang_after", "is %s; it must be at least 1s", time.Duration(t.HangAfter))
 	}
 	for _, who := range t.ReportTo {
-		v.oneOf(stage+".report_to", who, "tensorboard", "wandb", "mlflow")
+		v.oneOf(string(stage)+".report_to", who, "tensorboard", "wandb", "mlflow")
 	}
 	if len(t.Trainer) == 0 {
 		return
 	}
-	var fields map[string]map[string]trainerField
-	if err := json.Unmarshal(trainerFields, &fields); err != nil {
-		panic(fmt.Sprintf("read trainerfields.json: %v", err)) // embedded
-	}
+	fields := trainerFieldsOf(stage)
 	for _, name := range slices.Sorted(maps.Keys(t.Trainer)) {
-		field, known := fields[stage][name]
-		switch path := stage + ".trainer." + name; {
+		field, known := fields[name]
+		switch path := string(stage) + ".trainer." + name; {
 		case !known:
 			v.add(path, "is not a field of TRL's configuration for %s", stage)
 		case field.Owned != "":

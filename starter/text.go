@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -259,7 +260,7 @@ func decisionLines(records []schemas.DecisionRecord) string {
 		}
 		what := r.Verdict
 		if r.Verdict == schemas.DecisionBudget {
-			what += " " + "to " + r.Decision.Limits()
+			what += " to " + cmp.Or(r.Decision.Limits(), "no limit")
 		}
 		if r.Decision.Opening != "" {
 			what += " " + r.Decision.Opening

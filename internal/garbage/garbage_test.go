@@ -373,7 +373,7 @@ func TestRows(t *testing.T) {
 	want := []row{
 		{garbage.Shards, schemas.StagePrompts, 2, 0}, {garbage.Shards, schemas.StageSynthesize, 1, 0},
 		{garbage.Shards, schemas.StageFilter, 1, 0}, {garbage.Shards, schemas.StageGrade, 1, 0},
-		{garbage.Jobs, "", 1, 0}, {garbage.Models, "", 6, 3}, {garbage.Inputs, "", 3, 0}, {garbage.Policies, "", 2, 0},
+		{garbage.Jobs, "", 1, 0}, {garbage.Models, "", 6, 3}, {garbage.Inputs, "", 4, 0}, {garbage.Policies, "", 2, 0},
 		{garbage.Plans, "", 3, 0}, {garbage.Runs, "", 6, 0},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(row{})); diff != "" {

@@ -42,7 +42,7 @@ func TestProperty(t *testing.T) {
 		}
 		ofInputs := func(in schemas.Inputs) (keys []string) {
 			keys = append(keys, schemas.PolicyPrefix(in.Policy)+"/")
-			for _, in := range append(slices.Clone(in.Prompts), in.Suites...) {
+			for _, in := range slices.Concat(in.Prompts, in.Suites, in.Dataset, in.Mix) {
 				keys = append(keys, in.Object)
 				if in.Shard != nil {
 					keys = append(keys, in.Shard.Object)
@@ -55,6 +55,7 @@ func TestProperty(t *testing.T) {
 		shards := func(stage schemas.Stage) schemas.ShardRef { return w.shard(stage, name()) }
 		drawInputs := func() schemas.Inputs {
 			in := schemas.Inputs{Policy: w.policy(name()), Prompts: []schemas.Input{w.input(name())}, Suites: []schemas.Input{w.input(name())}}
+			in.Dataset, in.Mix = []schemas.Input{w.input(name())}, []schemas.Input{w.input(name())}
 			if yes("suite") {
 				ref := shards(schemas.StagePrompts)
 				in.Suites[0].Shard = &ref

@@ -317,7 +317,7 @@ func (r *roots) inputs(key string, in schemas.Inputs) error {
 	if err := r.add(key, Policies, schemas.PolicyPrefix(in.Policy)); err != nil {
 		return err
 	}
-	for _, inputs := range [][]schemas.Input{in.Prompts, in.Suites, in.Dataset} {
+	for _, inputs := range [][]schemas.Input{in.Prompts, in.Suites, in.Dataset, in.Mix} {
 		for _, in := range inputs {
 			if err := r.add(key, Inputs, in.Object); err != nil {
 				return err

@@ -109,7 +109,7 @@ func (w *world) run(id schemas.RunID) {
 	name := string(id)
 	inputs := schemas.Inputs{
 		Policy: w.policy("policy"), Prompts: []schemas.Input{w.input("prompts")}, Suites: []schemas.Input{w.input("suite")},
-		Dataset: []schemas.Input{w.input("dataset")},
+		Dataset: []schemas.Input{w.input("dataset")}, Mix: []schemas.Input{w.input("mix")},
 	}
 	suite := w.shard(schemas.StagePrompts, "suite")
 	inputs.Suites[0].Shard = &suite

@@ -23,6 +23,9 @@ type Job struct {
 	// Compares has the job hold the model that it starts from beside the one it trains. With
 	// adapters the two are one.
 	Compares bool
+	// Merges has the job merge its adapters into a copy of the model while it trains, for a
+	// milestone.
+	Merges bool
 }
 
 // checkpointing is what may be tried, the faster first.
@@ -170,6 +173,9 @@ func (m Model) memory(p Plan, j Job) (out Memory) {
 	if p.DType == BFloat16 {
 		element = 2
 		out.Weights += 2 * m.Params // the copies that are computed with
+	}
+	if j.Merges && j.Lora != nil {
+		out.Weights += 4 * m.Params
 	}
 	if j.Compares && j.Lora == nil {
 		out.Weights += 4 * m.Params

@@ -137,6 +137,8 @@ func TestMemory(t *testing.T) {
 			Memory{4000, 4000, 8000, 6*(2*40+24*10+4*(40+10+80)) + 4*40*6}},
 		{"the model that it starts from beside it", Plan{Processes: 1, DType: Float32, BatchSize: 2}, Job{Length: 3, Compares: true},
 			Memory{8000, 4000, 8000, 6*2*(24*10+4*(40+10+80)) + 4*40*6}},
+		{"adapters are merged into a copy", Plan{Processes: 1, DType: Float32, BatchSize: 1}, Job{Length: 1, Merges: true, Lora: &schemas.Lora{R: 2, Layers: 1}},
+			Memory{8000 + 4*2*160, 4 * 2 * 160, 8 * 2 * 160, 24*10 + 4*(40+10+80) + 4*40}},
 		{"with adapters it is the same", Plan{Processes: 1, DType: Float32, BatchSize: 1}, Job{Length: 1, Compares: true, Lora: &schemas.Lora{R: 2, Layers: 1}},
 			Memory{4000 + 4*2*160, 4 * 2 * 160, 8 * 2 * 160, 24*10 + 4*(40+10+80) + 4*40}},
 		{"generating takes more than training", Plan{Processes: 1, DType: Float32, BatchSize: 1}, Job{Batch: 100, Length: 3, Generates: true},

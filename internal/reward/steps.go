@@ -42,19 +42,23 @@ func (s steps) missing(step, rank int32, n int) (missing int) {
 }
 
 // flat is how many steps in a row, step the last of them, taught nothing: no two rewards of
-// a group differ. A step that is not all there yet is not flat.
+// a group differ. A step that is not all there yet is not flat, nor is one without two
+// rewards to compare.
 func (s steps) flat(step int32, all, group int) (n int) {
 	if len(s[step]) < all {
 		return 0
 	}
-	for ; len(s[step]) > 0 && !spread(s.all(step), group); step-- {
+	for ; ; step-- {
+		if compared, differ := spread(s.all(step), group); !compared || differ {
+			return n
+		}
 		n++
 	}
-	return n
 }
 
-// spread reports whether rewards differ within a group.
-func spread(rollouts []schemas.Rollout, group int) bool {
+// spread reports whether there are rewards within a group to be compared, and whether any
+// of them differ. A reward that is missing says nothing.
+func spread(rollouts []schemas.Rollout, group int) (compared, differ bool) {
 	for group := range slices.Chunk(rollouts, max(1, group)) {
 		var first *float64
 		for _, r := range group {
@@ -62,12 +66,15 @@ func spread(rollouts []schemas.Rollout, group int) bool {
 			case r.Reward == nil:
 			case first == nil:
 				first = r.Reward
-			case *r.Reward != *first:
-				return true
+			default:
+				compared = true
+				if *r.Reward != *first {
+					return true, true
+				}
 			}
 		}
 	}
-	return false
+	return compared, false
 }
 
 // Rollouts returns what was rewarded so far, in the order of steps.
@@ -84,12 +91,15 @@ func (s *Server) Rollouts() (all []schemas.Rollout) {
 func (s *Server) Flat() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	any := false
 	for step := range s.steps {
-		if spread(s.steps.all(step), s.Group) {
+		compared, differ := spread(s.steps.all(step), s.Group)
+		if differ {
 			return false
 		}
+		any = any || compared
 	}
-	return len(s.steps) > 0
+	return any
 }
 
 // Rewind forgets the rollouts of step and later ones.

@@ -298,8 +298,10 @@ func TestFlat(t *testing.T) {
 	t.Run("missing rewards differ from none", func(t *testing.T) {
 		one := 1.0
 		rollouts := []schemas.Rollout{{Reward: &one}, {}, {}, {}}
-		if spread(rollouts, 2) || spread(slices.Repeat(rollouts[1:2], 4), 2) || spread(nil, 2) {
-			t.Error("a spread of one reward")
+		for _, rs := range [][]schemas.Rollout{rollouts, slices.Repeat(rollouts[1:2], 4), nil} {
+			if compared, differ := spread(rs, 2); compared || differ {
+				t.Errorf("%d rollouts without two rewards of a prompt: compared %t, differ %t", len(rs), compared, differ)
+			}
 		}
 	})
 }

@@ -26,6 +26,7 @@ type Event struct {
 	Steps           int                `json:"steps"` // of a job that is done
 	Rows            int64              `json:"rows"`
 	HeldOut         int64              `json:"held_out"`
+	TooLong         int64              `json:"too_long"`
 	Loss            float64            `json:"loss"`
 	Metrics         map[string]float64 `json:"metrics"`
 	TokensPerSecond float64            `json:"tokens_per_second"`

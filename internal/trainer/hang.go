@@ -22,7 +22,7 @@ func Watch(ctx context.Context, limit time.Duration, busy func() bool) (watched 
 			case <-timer.C:
 				if busy == nil || !busy() {
 					cancel(schemas.Errorf("run trainer", "", schemas.Unavailable, "nothing was heard of it for %s, so it hangs: it is ended, and goes on from its last checkpoint", limit).
-						WithHint("If a step or a checkpoint takes longer, raise hang_after in the run's spec."))
+						WithHint("If loading the model, a step or a checkpoint takes longer, raise hang_after in the run's spec."))
 					return
 				}
 			case <-watched.Done():

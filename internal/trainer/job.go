@@ -32,14 +32,15 @@ func (t Training) processes() int { return max(1, t.Processes) }
 type SFT struct {
 	Kind string `json:"kind"`
 	Training
-	Epochs        int     `json:"epochs"`
-	BatchSize     int     `json:"batch_size"`
-	MaxLength     int     `json:"max_length"`
-	WarmupRatio   float64 `json:"warmup_ratio"`
-	Packing       bool    `json:"packing"`
-	HeldOut       float64 `json:"held_out"`
-	Patience      int     `json:"patience"`
-	GroupByLength bool    `json:"group_by_length"`
+	Epochs        int      `json:"epochs"`
+	BatchSize     int      `json:"batch_size"`
+	MaxLength     int      `json:"max_length"`
+	WarmupRatio   float64  `json:"warmup_ratio"`
+	Mix           []string `json:"mix,omitempty"`
+	Packing       bool     `json:"packing"`
+	HeldOut       float64  `json:"held_out"`
+	Patience      int      `json:"patience"`
+	GroupByLength bool     `json:"group_by_length"`
 }
 
 // RL is the job of the reinforcement stage.

@@ -181,6 +181,29 @@ OWNED = {
 }
 """By kind of job: the fields that are Precept's, and why or what is set in their place."""
 
+PLACEMENT = {
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "activation_offloading",
+    "dataloader_multiprocessing_context",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "torch_empty_cache_steps",
+    "vllm_enable_sleep_mode",
+    "vllm_gpu_memory_utilization",
+    "vllm_group_port",
+    "vllm_mode",
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_server_timeout",
+    "vllm_tensor_parallel_size",
+}
+"""The fields that say where and in how much memory a model is trained, and not what it learns."""
+
 
 def settings(kind: str, config: type, own: dict[str, Any], defaults: dict[str, Any], further: dict[str, Any]) -> Any:
     """TRL's configuration: what Precept says, then what the job says further, then defaults."""
@@ -228,7 +251,9 @@ def document() -> dict[str, Any]:
         if unknown:
             raise AttributeError(f"{config.__name__} has no {', '.join(sorted(unknown))}")
         found[kind] = {
-            name: {"owned": OWNED[kind][name]} if name in OWNED[kind] else {"types": json_types(hints[name])}
+            name: {"owned": OWNED[kind][name]}
+            if name in OWNED[kind]
+            else {"types": json_types(hints[name])} | ({"placement": True} if name in PLACEMENT else {})
             for name in sorted(names)
         }
     return found

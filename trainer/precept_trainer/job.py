@@ -90,8 +90,10 @@ class Sft(Training):
     batch_size: Positive = 8
     """Rows that a process has in memory at a time; a step is over processes × batch_size × gradient_accumulation."""
     max_length: Positive = 512
-    """Tokens of the longest row; a longer one is refused, never cut."""
+    """Tokens of the longest row; a longer one of data is refused, never cut."""
     warmup_ratio: Share = 0.05
+    mix: list[str] = Field(default_factory=list)
+    """Parquet files of other data that is trained on beside: of it, rows that are too long are left out."""
     packing: bool = False
     """Puts several rows one behind the other, up to max_length tokens; each attends to itself alone. A batch is then of
     packed rows."""

@@ -29,6 +29,7 @@ from precept_trainer.model import decoder_layers, save
 from precept_trainer.protocol import EXIT_DONE, EXIT_INTERRUPTED, Events, JobError, StopRequest, invalid
 
 MARKER = "complete.json"
+_SAY_EVERY_S = 10
 _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -124,7 +125,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def __init__(self, events: Events, stop: StopRequest, start: dict[str, Any]) -> None:
         self._events, self._stop, self._start = events, stop, start
         self._began = self._last_time = time.monotonic()
-        self._last_tokens = 0.0
+        self._last_tokens = self._said = 0.0
         self.metrics: dict[str, float] = {}
         self.checkpoint = ""
         self.draws: Draws | None = None  # as the last finished step left them
@@ -170,6 +171,13 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             tokens_per_second=round(rate, 1),
             elapsed_s=round(now - self._began, 3),
         )
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if time.monotonic() > self._said + _SAY_EVERY_S:  # so that a long evaluation isn't taken for a hang
+            self._said = time.monotonic()
+            self._events.emit("evaluating", step=state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -274,6 +282,7 @@ def train(
         if patience is not None and resumed and patience.is_over(resumed):
             trainer.state = TrainerState.load_from_json(str(Path(resumed) / "trainer_state.json"))
             trainer._load_from_checkpoint(resumed)
+            reporter.on_train_begin(trainer.args, trainer.state, trainer.control)
         else:
             trainer.train(resume_from_checkpoint=resumed)
     except Interrupted:

@@ -1,5 +1,6 @@
 """Reinforcement learning with TRL's GRPOTrainer and a judge behind HTTP."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -72,6 +73,8 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
 
 def settings(job: Rl, device: torch.device) -> GRPOConfig:
     """TRL's configuration for the job."""
+    if job.trainer.get("use_vllm") and importlib.util.find_spec("vllm") is None:
+        raise invalid("rl.trainer.use_vllm: vLLM is not installed beside the trainer")
     return loop.settings(
         "rl",
         GRPOConfig,

@@ -15,6 +15,8 @@ from precept_trainer.job import Sft
 from precept_trainer.model import device_of, freeze_below, load, load_tokenizer
 from precept_trainer.protocol import Events, StopRequest, invalid
 
+_COLUMNS = ["prompt", "completion"]
+
 Row = dict[str, list[int]]
 """Token IDs and labels."""
 
@@ -25,8 +27,9 @@ def run(job: Sft, events: Events, stop: StopRequest) -> int:
     device = device_of(job.device, job.threads)
     args = settings(job, device)
     tokenizer = load_tokenizer(job.base)
-    rows = tokenize(read_rows(job.data, ["prompt", "completion"]), tokenizer, job.max_length)
-    rows, held_out = split(rows, job.held_out)
+    rows = tokenize(read_rows(job.data, _COLUMNS), tokenizer, job.max_length)
+    mixed, too_long = fitting(tokenize(read_rows(job.mix, _COLUMNS), tokenizer), job.max_length) if job.mix else ([], 0)
+    rows, held_out = split(rows + mixed, job.held_out)
     model = load(job.base)
     freeze_below(model, job.trainable_layers)
     loop.score_labelled_tokens_only()
@@ -45,6 +48,7 @@ def run(job: Sft, events: Events, stop: StopRequest) -> int:
         {
             "rows": len(rows),
             "held_out": len(held_out),
+            "too_long": too_long,
             "trainable_params": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "tokens_per_epoch": sum(len(row["input_ids"]) for row in rows),
         },
@@ -104,7 +108,15 @@ def read_rows(paths: list[str], columns: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def tokenize(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
+def fitting(rows: list[Row], max_length: int) -> tuple[list[Row], int]:
+    """The rows of at most so many tokens, and how many others there are."""
+    fit = [row for row in rows if len(row["input_ids"]) <= max_length]
+    return fit, len(rows) - len(fit)
+
+
+def tokenize(
+    rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> list[Row]:
     """Token IDs, and labels for the completion alone.
 
     Prompt and completion are tokenized apart, as they are when the model writes the completion itself. The completion
@@ -121,7 +133,7 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max
         if not completion:
             raise invalid(f"row {number}: the chat template puts no end-of-sequence token behind the completion")
         length = len(prompt) + len(completion)
-        longest, too_long = max(longest, length), too_long + (length > max_length)
+        longest, too_long = max(longest, length), too_long + (max_length is not None and length > max_length)
         tokenized.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
     if too_long:
         raise invalid(

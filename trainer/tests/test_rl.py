@@ -205,6 +205,9 @@ def test_wrong_input_is_refused(
     events, code = call("rl", job(model, rl_data, tmp_path, "http://x", gradient_accumulation=3), tmp_path)
     assert code == 2
     assert "gradient_accumulation 3" in events[-1]["message"]
+    events, code = call("rl", job(model, rl_data, tmp_path, "http://x", trainer={"use_vllm": True}), tmp_path)
+    assert code == 2
+    assert "vLLM is not installed" in events[-1]["message"]
     monkeypatch.delenv("PRECEPT_REWARD_TOKEN")
     events, code = call("rl", job(model, rl_data, tmp_path, "http://x"), tmp_path)
     assert code == 2

@@ -255,6 +255,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(model: Path, sft_data: P
         checkpoint = str(tmp_path / "checkpoints" / f"checkpoint-{step}")
         again, code = call("sft", {**settings, "resume_from": checkpoint}, tmp_path)
         assert code == 0, again
+        assert (again[0]["event"], again[0]["step"], again[0]["rows"]) == ("start", step, 12)
         assert [e["step"] for e in again if e["event"] == "progress"] == steps
         assert again[-1]["steps"] == 6
 
@@ -268,3 +269,12 @@ def test_packed_rows_attend_to_themselves_alone(model: Path, sft_data: Path, tmp
         return losses(events)[1]
 
     assert first_loss(packing=True, max_length=400) == pytest.approx(first_loss(), rel=1e-5)
+
+
+def test_rows_of_other_data_that_are_too_long_are_left_out(model: Path, sft_data: Path, tmp_path: Path) -> None:
+    short = {"prompt": prompt(1), "completion": [{"role": "assistant", "content": "Yes."}]}
+    long = {"prompt": prompt(2), "completion": [{"role": "assistant", "content": "Yes. " * 200}]}
+    mix = write(tmp_path / "mix.parquet", [short, long])
+    events, code = call("sft", job(model, sft_data, tmp_path, epochs=1, mix=[str(mix)]), tmp_path)
+    assert code == 0, events
+    assert (events[0]["rows"], events[0]["too_long"]) == (17, 1)
