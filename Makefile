@@ -136,7 +136,7 @@ test: ## everything that CI runs
 
 .PHONY: bench
 bench: tools build ## measure against the bare loop, and over a million rows (an hour or more)
-	@go test -count 1 -tags bench -run 'TestRate|TestRows|TestRebuild|TestFleet' -v -timeout 3h ./infra/e2e
+	@go test -count 1 -tags bench -run 'TestRate|TestRows|TestRebuild|TestFleet|TestTraining' -v -timeout 3h ./infra/e2e
 
 .PHONY: chaos
 chaos: tools build ## kill, freeze, fill and cut off everything, and compare the data set with one made in peace (20 minutes)

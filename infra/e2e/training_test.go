@@ -139,7 +139,8 @@ func TestTrainingSurvives(t *testing.T) {
 // the first step's end to the last one's.
 func TestTrainingTime(t *testing.T) {
 	s := newStack(t)
-	s.worker("worker", "factory,llm,gpu")
+	s.worker("worker", "factory,llm")
+	gpu := s.worker("worker-gpu", "gpu")
 	spec := s.trains()
 	spec.Until = schemas.StageSFT
 	for round := range number("BENCH_ROUNDS", 3) {
@@ -169,7 +170,11 @@ func TestTrainingTime(t *testing.T) {
 			}
 			line = append(line, fmt.Sprintf("bare %v %.1f s, ratio %.3f", flags, bare.Seconds, seconds/bare.Seconds))
 		}
-		t.Logf("%d steps: precept %.1f s; %s", len(curve), seconds, strings.Join(line, "; "))
+		peak := gpu.status(t, "VmHWM")
+		if peak > 200 {
+			t.Errorf("the worker took %.0f MiB, want at most 200 whatever the model's size", peak)
+		}
+		t.Logf("%d steps: precept %.1f s; %s; the worker's peak %.0f MiB", len(curve), seconds, strings.Join(line, "; "), peak)
 	}
 }
 
