@@ -1,7 +1,9 @@
 """`python -m precept_trainer <sft|rl|serve|base|tiny> --job job.json`."""
 
 import argparse
+import errno
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -42,8 +44,19 @@ def run(kind: str, path: Path, events: Events, stop: StopRequest) -> int:
         return err.exit_code
     except Exception as err:
         traceback.print_exc()
-        events.emit("error", kind="Internal", message=f"{type(err).__name__}: {err}")
+        if disk_is_full(err, path.parent):
+            events.emit(
+                "error", kind="Unavailable", message=f"no space is left at {path.parent}; whole checkpoints stay. {err}"
+            )
+        else:
+            events.emit("error", kind="Internal", message=f"{type(err).__name__}: {err}")
         return EXIT_FAILED
+
+
+def disk_is_full(err: Exception, folder: Path) -> bool:
+    """Whether a job failed for want of space. Libraries say so in their own ways, or not at all."""
+    told = (isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(err)
+    return told or shutil.disk_usage(folder).free < 1 << 20
 
 
 def main() -> int:

@@ -70,8 +70,15 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load(folder: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    return weights_in(folder, dtype=dtype, attn_implementation="sdpa")
+def load(folder: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model = weights_in(folder, dtype=dtype, attn_implementation="sdpa")
+    highest, rows = max(tokenizer.get_vocab().values()), int(model.get_input_embeddings().num_embeddings)
+    if highest >= rows:
+        raise invalid(
+            f"model {folder}: its tokenizer has a token {highest} and its embeddings have {rows} rows: the tokenizer "
+            "is another model's"
+        )
+    return model
 
 
 def _require(folder: str, name: str) -> None:

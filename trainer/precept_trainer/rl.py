@@ -45,7 +45,7 @@ def run(job: Rl, events: Events, stop: StopRequest) -> int:
     for number, row in enumerate(rows):
         row["prompt"] = messages(row["prompt"], number)
     rows = in_turn(rows, job.seed)
-    model = load(job.base)
+    model = load(job.base, tokenizer)
     freeze_below(model, job.trainable_layers)
     loop.score_labelled_tokens_only()
     # TRL's warning about a completion without a reward quotes the prompt.

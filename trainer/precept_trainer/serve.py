@@ -347,7 +347,7 @@ def run(job: Serve, events: Events) -> None:
     """Serves until a signal; requests under way are answered first."""
     device = device_of(job.device, job.threads)
     tokenizer = load_tokenizer(job.model)
-    model: Any = load(job.model, torch.bfloat16 if job.dtype == "bfloat16" else torch.float32)
+    model: Any = load(job.model, tokenizer, torch.bfloat16 if job.dtype == "bfloat16" else torch.float32)
     model.to(device)
     batcher = Batcher(model, tokenizer, job.max_batch)
     batcher.generate([[tokenizer.eos_token_id]], [1], [0.0], [0])  # what can't generate must not call itself ready

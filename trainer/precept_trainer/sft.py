@@ -30,7 +30,7 @@ def run(job: Sft, events: Events, stop: StopRequest) -> int:
     rows = tokenize(read_rows(job.data, _COLUMNS), tokenizer, job.max_length)
     mixed, too_long = fitting(tokenize(read_rows(job.mix, _COLUMNS), tokenizer), job.max_length) if job.mix else ([], 0)
     rows, held_out = split(rows + mixed, job.held_out)
-    model = load(job.base)
+    model = load(job.base, tokenizer)
     freeze_below(model, job.trainable_layers)
     loop.score_labelled_tokens_only()
 

@@ -1,6 +1,8 @@
+import errno
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from conftest import COT, TEMPLATE, Process, call, prompt, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTTrainer
 
 from precept_trainer import loop, sft
 from precept_trainer.__main__ import run
@@ -278,3 +281,38 @@ def test_rows_of_other_data_that_are_too_long_are_left_out(model: Path, sft_data
     events, code = call("sft", job(model, sft_data, tmp_path, epochs=1, mix=[str(mix)]), tmp_path)
     assert code == 0, events
     assert (events[0]["rows"], events[0]["too_long"]) == (17, 1)
+
+
+def test_a_tokenizer_of_another_model_is_refused(model: Path, sft_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    tok = AutoTokenizer.from_pretrained(other)
+    tok.add_tokens([f"<extra_{i}>" for i in range(40)])
+    tok.save_pretrained(other)
+    events, code = call("sft", job(other, sft_data, tmp_path), tmp_path)
+    assert code == 2
+    assert "is another model's" in events[-1]["message"]
+
+
+def test_a_full_disk_leaves_whole_checkpoints(
+    model: Path, sft_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = SFTTrainer.save_model, []
+
+    def fill(self: SFTTrainer, folder: str, *args: Any, **kwargs: Any) -> None:
+        save(self, folder, *args, **kwargs)
+        saved.append(folder)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", folder)
+
+    monkeypatch.setattr(SFTTrainer, "save_model", fill)
+    settings = job(model, sft_data, tmp_path)
+    events, code = call("sft", settings, tmp_path)
+    assert code == 1
+    assert events[-1] == {**events[-1], "event": "error", "kind": "Unavailable"}
+    assert "no space is left" in events[-1]["message"]
+    # The half-written one is passed over.
+    assert loop.checkpoint_to_resume(settings["checkpoints"]) == str(tmp_path / "checkpoints" / "checkpoint-3")
+    events, code = call("sft", {**settings, "resume_from": settings["checkpoints"]}, tmp_path)
+    assert code == 0, events
+    assert events[0]["step"] == 3
