@@ -178,8 +178,8 @@ func (c *chain) check(m schemas.Manifest, plan *schemas.Plan) error {
 		for k, in := range t.Inputs {
 			// The completions of a task stand at the same place as in the stage before.
 			moved := m.Stage == schemas.StageFilter && k == 0 && c.last != nil && (i >= len(c.last) || c.last[i].Digest != in.Digest)
-			// A suite, rows of a file, or general data that was mixed in for this stage.
-			outside := m.Stage == schemas.StageSample || m.Stage == schemas.StageClassify || isMix(in)
+			// A suite; or what a stage's own plan has written: rows of a file, general data.
+			outside := m.Stage == schemas.StageSample || stageOf(in) == m.Stage
 			if !begins && !outside && !c.made[in.Digest] || moved {
 				return c.torn(m.Stage)
 			}

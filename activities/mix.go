@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"precept/internal/prompts"
 	"precept/internal/shard"
@@ -175,9 +174,12 @@ func (l *lowest) add(e schemas.Example, n int) {
 	l.has[e.ID] = true
 }
 
-// isMix reports whether a shard holds such rows: no other input of a task is of its stage.
-func isMix(ref schemas.ShardRef) bool {
-	return strings.HasPrefix(ref.Object, path.Dir(shard.Object(schemas.StageSFT, ""))+"/")
+// isMix reports whether a shard holds such rows: no other input of SFT is of its own stage.
+func isMix(ref schemas.ShardRef) bool { return stageOf(ref) == schemas.StageSFT }
+
+// stageOf is the stage that a shard is of.
+func stageOf(ref schemas.ShardRef) schemas.Stage {
+	return schemas.Stage(path.Base(path.Dir(ref.Object)))
 }
 
 func inputDigests(inputs []schemas.Input) (out []schemas.Digest) {
