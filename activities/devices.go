@@ -111,14 +111,9 @@ func (j *job) place(ctx context.Context, base string, wants gpu.Job) (d devices,
 		d.release(ctx)
 		return d, p, err
 	}
-	switch {
-	case len(p.Devices) > 0:
+	if len(p.Devices) > 0 || d.absent != "" {
+		activity.GetLogger(ctx).Info("the job is placed", "task", j.Title, "plan", p.String())
 		j.note = p.String()
-	case d.absent != "":
-		j.note = p.String() + ": " + d.absent
-	}
-	if j.note != "" {
-		activity.GetLogger(ctx).Info("the job is placed", "task", j.Title, "plan", j.note)
 		j.beat.say(j.note)
 	}
 	return d, p, nil
