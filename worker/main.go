@@ -52,7 +52,11 @@ func run(configPath string, queues []string, tasks int) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	boundMemory(ctx)
+	least := int64(300 << 20)
+	if slices.Equal(queues, []string{schemas.QueueGPU}) {
+		least = 120 << 20 // it passes files on, and the trainer beside it needs the memory
+	}
+	boundMemory(ctx, least)
 	c, err := config.Load(configPath)
 	if err != nil {
 		return err
@@ -144,12 +148,12 @@ func longestAnswer(c config.Config) (longest time.Duration) {
 // boundMemory has the garbage collector run seldom, since little of what passes through
 // a worker stays, but before the heap is large: reading Parquet makes garbage faster than
 // the collector would expect. The bound moves with what is live and with the stacks, which
-// it counts too, so that the collector never works against it in vain.
-func boundMemory(ctx context.Context) {
+// it counts too, so that the collector never works against it in vain. It is least at least.
+func boundMemory(ctx context.Context, least int64) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	const least, room = 300 << 20, 160 << 20
+	room := least / 2
 	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(least)
 	held := []metrics.Sample{
