@@ -240,7 +240,37 @@ const (
 )
 
 // importFiles reads, checks and copies files.
-func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, builtin fs.FS, p *policy.Policy, limit int, use use) (out []schemas.Input, err error) {
+func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, builtin fs.FS, p *policy.Policy, limit int, use use) ([]schemas.Input, error) {
+	named := map[string]bool{} // suites
+	return a.eachFile(ctx, imports, builtin, func(f file, input *schemas.Input) error {
+		if use != asSuite {
+			if err := countRows(input, f, p, limit, use == asDataset); err != nil {
+				return err
+			}
+			return a.keepFile(ctx, input, f)
+		}
+		rows, err := readSuite(f, p) // they fit into memory
+		if err != nil {
+			return err
+		}
+		input.Rows = int64(len(rows))
+		if err := a.keepFile(ctx, input, f); err != nil {
+			return err
+		}
+		if err := a.writeSuite(ctx, input, f, rows); err != nil {
+			return err
+		}
+		if named[input.Name] {
+			return schemas.Errorf("import suites", f.name, schemas.InvalidInput, "there is another suite named %q", input.Name).
+				WithHint("Give each suite a name of its own: evaluate.suites[].name.")
+		}
+		named[input.Name] = true
+		return nil
+	})
+}
+
+// eachFile has every file of the imports read, one after the other, from this worker's disk.
+func (a *Activities) eachFile(ctx context.Context, imports []schemas.Import, builtin fs.FS, read func(file, *schemas.Input) error) (out []schemas.Input, err error) {
 	dir, err := os.MkdirTemp(a.work(), "import-*")
 	if err != nil {
 		return nil, schemas.E("import", "", schemas.Unavailable, err)
@@ -258,28 +288,8 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 				}
 			}
 			input := schemas.Input{Name: f.name, Import: f.in}
-			var rows []schemas.Prompt // of a suite, which fits into memory
-			if use == asSuite {
-				rows, err = readSuite(f, p)
-				input.Rows = int64(len(rows))
-			} else {
-				err = countRows(&input, f, p, limit, use == asDataset)
-			}
-			if err != nil {
+			if err := read(f, &input); err != nil {
 				return nil, err
-			}
-			if input.Digest, err = shard.PutContent(ctx, a.store, f.path, schemas.InputObject); err != nil {
-				return nil, err
-			}
-			input.Object = schemas.InputObject(input.Digest)
-			if use == asSuite {
-				if err := a.writeSuite(ctx, &input, f, rows); err != nil {
-					return nil, err
-				}
-				if slices.ContainsFunc(out, func(in schemas.Input) bool { return in.Name == input.Name }) {
-					return nil, schemas.Errorf("import suites", f.name, schemas.InvalidInput, "there is another suite named %q", input.Name).
-						WithHint("Give each suite a name of its own: evaluate.suites[].name.")
-				}
 			}
 			out = append(out, input)
 			if f.fetch != nil {
@@ -288,6 +298,13 @@ func (a *Activities) importFiles(ctx context.Context, imports []schemas.Import, 
 		}
 	}
 	return out, nil
+}
+
+// keepFile copies a file into the store.
+func (a *Activities) keepFile(ctx context.Context, input *schemas.Input, f file) (err error) {
+	input.Digest, err = shard.PutContent(ctx, a.store, f.path, schemas.InputObject)
+	input.Object = schemas.InputObject(input.Digest)
+	return err
 }
 
 func (a *Activities) writeSuite(ctx context.Context, input *schemas.Input, f file, rows []schemas.Prompt) error {

@@ -19,7 +19,7 @@ const mixVersion = 1
 
 // importMix copies the files of conversations that are trained on beside the examples, and
 // counts those that may be: no suite holds them, and none before says the same.
-func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, suites []schemas.Input) (out []schemas.Input, err error) {
+func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, suites []schemas.Input) ([]schemas.Input, error) {
 	if len(imports) == 0 {
 		return nil, nil
 	}
@@ -27,42 +27,20 @@ func (a *Activities) importMix(ctx context.Context, imports []schemas.Import, su
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(a.work(), "mix-*")
-	if err != nil {
-		return nil, schemas.E("import", "", schemas.Unavailable, err)
-	}
-	defer os.RemoveAll(dir)
 	seen := map[string]bool{}
-	for _, in := range imports {
-		files, err := a.open(ctx, in, nil, dir)
+	return a.eachFile(ctx, imports, nil, func(f file, input *schemas.Input) error {
+		err := scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error {
+			if id := exampleOf(r).ID; !seen[id] && !known.Contaminate(r.Prompt) {
+				seen[id] = true
+				input.Rows++
+			}
+			return ctx.Err()
+		})
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, f := range files {
-			if f.fetch != nil {
-				if err := f.fetch(ctx); err != nil {
-					return nil, err
-				}
-			}
-			input := schemas.Input{Name: f.name, Import: f.in}
-			err := scanAnswered(f.path, f.name, f.in, func(r prompts.Answered) error {
-				if id := exampleOf(r).ID; !seen[id] && !known.Contaminate(r.Prompt) {
-					seen[id] = true
-					input.Rows++
-				}
-				return ctx.Err()
-			})
-			if err != nil {
-				return nil, err
-			}
-			if input.Digest, err = shard.PutContent(ctx, a.store, f.path, schemas.InputObject); err != nil {
-				return nil, err
-			}
-			input.Object = schemas.InputObject(input.Digest)
-			out = append(out, input)
-		}
-	}
-	return out, nil
+		return a.keepFile(ctx, input, f)
+	})
 }
 
 // mix writes the conversations that SFT trains on beside so many examples. Which ones
